@@ -32,14 +32,16 @@ from arkloop.api.http.idempotency import answered_once, refuse_key
 from arkloop.api.http.json_body import BodyLimits, NoArguments, query_args, read_object
 from arkloop.api.http.schema import Schema
 from arkloop.api.protocols import (
+    agui_facts,
     agui_requests,
     agui_runs,
     agui_threads,
     agui_versions,
     sent_files,
 )
+from arkloop.api.protocols.agui_facts import AguiFacts
 from arkloop.api.protocols.agui_messages import PackedMessages
-from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection, encoded
+from arkloop.api.protocols.agui_projection import AguiProjection, encoded
 from arkloop.api.protocols.agui_requests import MAX_ID_CHARACTERS, MAX_MESSAGES, AguiRequest
 from arkloop.api.protocols.agui_runs import Part, SentMeanwhile
 from arkloop.api.protocols.agui_versions import PROTOCOL_VERSION
@@ -142,7 +144,7 @@ def run_agent() -> Response:
         on_leave = partial(cancel_after_leave, connections(), actor(), part.run_id)
     with connections().reading() as sql:
         run = queries.get(sql, actor(), part.run_id)
-    facts = agui_runs.facts_of(run, wanted.thread_id, wanted.run_id)
+    facts = agui_facts.facts_of(run, wanted.thread_id, wanted.run_id)
     projection = AguiProjection(
         facts,
         part.waits,
@@ -230,7 +232,7 @@ def _resumed(wanted: AguiRequest, cursor: str) -> Response:
         run = queries.get(sql, actor(), run_id)
         if thread is None or run["thread_id"] != thread.id:
             raise RunNotFound()
-        facts, waits = agui_runs.facts_of(run, wanted.thread_id), int(found[2])
+        facts, waits = agui_facts.facts_of(run, wanted.thread_id), int(found[2])
         # Its messages are only needed where the protocol takes text back.
         messages = agui_threads.messages_before(sql, thread.id, run)
     earlier = PackedMessages(agui_versions.messages(messages, is_0_0=wanted.is_0_0))

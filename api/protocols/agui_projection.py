@@ -5,9 +5,7 @@ service has one run of the protocol, and one more for each time that it has aske
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 from ag_ui.core import (
     BaseEvent,
@@ -33,7 +31,7 @@ from ag_ui.core import (
     ToolCallStartEvent,
 )
 
-from arkloop.api.protocols import call_ids
+from arkloop.api.protocols.agui_facts import AguiFacts
 from arkloop.api.protocols.agui_interrupts import interrupt_of
 from arkloop.api.protocols.agui_messages import (
     NO_IDS,
@@ -44,28 +42,6 @@ from arkloop.api.protocols.agui_messages import (
 from arkloop.api.protocols.agui_versions import PROTOCOL_VERSION, finished
 from arkloop.api.protocols.projection import arguments_text
 from arkloop.shared.events.open_turn import OpenTurn
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AguiFacts:
-    """The facts about a run that its events do not have: the client's ids, and its tools."""
-
-    run_id: UUID
-    thread_id: str
-    client_run_id: str
-    client_tools: frozenset[str] = frozenset()
-    is_for_end_user: bool = False
-    #: The request that the run waits with, and the ids of its calls that have no result yet.
-    awaits: tuple[str, frozenset[str]] = ("", NO_IDS)
-
-    def call_id(self, tool_call_id: str) -> str:
-        """Return the id of a call for clients, who take it for unique in the thread."""
-        return call_ids.shown(self.run_id, tool_call_id)
-
-    def missing(self, request_id: str, ids: list[str]) -> list[str]:
-        """Return those of a request's calls that have no result; all if that is not known."""
-        awaited_id, awaited = self.awaits
-        return [id_ for id_ in ids if awaited_id == request_id and id_ in awaited] or ids
 
 
 class AguiProjection:

@@ -1,7 +1,6 @@
 """The runs behind AG-UI: a new one for a message, or one that resumes with what it has asked."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,10 +14,15 @@ from arkloop.api.http.current import actor, catalog, trace_id
 from arkloop.api.http.end_users import chosen_persona
 from arkloop.api.protocols import call_ids, sent_files
 from arkloop.api.protocols.agui_answering import answering_run, came_with_reply, known_message
+from arkloop.api.protocols.agui_facts import AguiFacts, facts_of
 from arkloop.api.protocols.agui_interrupts import content_of
-from arkloop.api.protocols.agui_projection import AguiFacts, AguiProjection
+from arkloop.api.protocols.agui_parts import (
+    last_part,
+    request_id_of,
+    waits_before_shown,
+)
+from arkloop.api.protocols.agui_projection import AguiProjection
 from arkloop.api.protocols.agui_requests import RUN_ID, AguiRequest
-from arkloop.api.protocols.client_tool_names import client_tool_names
 from arkloop.shared import logs
 from arkloop.shared.errors import (
     InvalidRequest,
@@ -29,7 +33,6 @@ from arkloop.shared.errors import (
     ThreadBusy,
     ToolResultConflict,
 )
-from arkloop.shared.events import event_log
 from arkloop.shared.ids import new_id, parse_id
 from arkloop.shared.runs import (
     commands,
@@ -41,12 +44,9 @@ from arkloop.shared.runs import (
 )
 from arkloop.shared.runs.creation import Created, NewRun, NewThread
 from arkloop.shared.runs.pending_calls import CallResult
-from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads import threads
-
-_PAGE_EVENTS = 2_000
 
 
 class SentMeanwhile(Exception):
@@ -95,68 +95,6 @@ def start(
     if joins and (joined := _joined(tx.sql, wanted, thread, persona_id, route_id)) is not None:
         return joined
     return _create(tx, wanted, thread, persona_id, route_id, looks_again=joins and looks_again)
-
-
-def facts_of(run: RowMapping, thread_id: str, client_run_id: str | None = None) -> AguiFacts:
-    """Return the facts about a run of the thread with this id of the client."""
-    pending: Mapping[str, Any] = run["pending_input"] or {}
-    awaited = (call_ids.shown(run["id"], c["tool_call_id"]) for c in pending.get("calls", ()))
-    return AguiFacts(
-        run_id=run["id"],
-        thread_id=thread_id,
-        client_run_id=client_run_id or run["metadata"].get(RUN_ID) or str(run["id"]),
-        client_tools=client_tool_names(run),
-        is_for_end_user=actor().end_user_id is not None,
-        awaits=(pending.get("request_id", ""), frozenset(awaited)),
-    )
-
-
-def last_part(
-    sql: Connection, facts: AguiFacts, is_wanted: Callable[[AguiProjection], bool] = lambda _: False
-) -> AguiProjection:
-    """Return the projection of the last part, or of the first that asks for what is wanted."""
-    waits = 0
-    while True:
-        projection = AguiProjection(facts, waits)
-        projection.opening()
-        last = _fold(sql, projection, facts.run_id)
-        if projection.asked is None or is_wanted(projection):
-            return projection
-        if last == event_log.last_seq(sql, facts.run_id):
-            return projection
-        waits = projection.waits
-
-
-def waits_before_shown(sql: Connection, facts: AguiFacts) -> int:
-    """Return the number of waits before the part of a run that a joining client is shown.
-
-    It is the last part. If that ends with a request which has been replied to, or which only lacks
-    results of HTTP tools, the client is shown what follows it.
-    """
-    projection = last_part(sql, facts)
-    if projection.asked is None:
-        return projection.first
-    # Read after its events, which are stored together with it: the run may have asked meanwhile.
-    run = queries.get(sql, actor(), facts.run_id)
-    pending = (run["pending_input"] if run["state"] == RunState.WAITING else None) or {}
-    is_open = pending.get("request_id") == _request_id(projection)
-    if pending.get("kind") == pending_calls.KIND:
-        is_open &= any(call["name"] in facts.client_tools for call in pending["calls"])
-    return projection.first if is_open else projection.waits
-
-
-def _fold(sql: Connection, projection: AguiProjection, run_id: UUID) -> int:
-    seq = 0
-    while not projection.is_over:
-        page = event_log.read_table(sql, run_id, seq, _PAGE_EVENTS)
-        for event in page:
-            projection.frames(json.loads(event.payload))
-            seq = event.seq
-            if projection.is_over:
-                break
-        if len(page) < _PAGE_EVENTS:
-            break
-    return seq
 
 
 # ---- a run that waits ----------------------------------------------------------------
@@ -225,8 +163,8 @@ def _asked(
     for run_id in run_ids if len(wanted.resume) == 1 else ():
         run = queries.get(sql, actor(), run_id)
         facts = facts_of(run, wanted.thread_id, wanted.run_id)
-        projection = last_part(sql, facts, lambda p: _request_id(p) == entry.interrupt_id)
-        if projection.asked is not None and _request_id(projection) == entry.interrupt_id:
+        projection = last_part(sql, facts, lambda p: request_id_of(p) == entry.interrupt_id)
+        if projection.asked is not None and request_id_of(projection) == entry.interrupt_id:
             return run, projection, entry
     raise NotWaiting("The thread has no open interrupt of this id.")
 
@@ -244,10 +182,6 @@ def _may_have_asked(
     replied = request_id and thread_entries.replied_run(sql, thread.id, request_id)
     if replied and replied != newest:
         yield replied
-
-
-def _request_id(projection: AguiProjection) -> str:
-    return "" if projection.asked is None else str(projection.asked["data"]["request_id"])
 
 
 def _give_results(
@@ -268,7 +202,7 @@ def _give_results(
     # Others have sent some of them since a client was asked, perhaps with another output: they
     # would refuse those that the run lacks.
     sent = [call_id for call_id in results if call_id in projection.asked_call_ids]
-    lacking = facts.missing(_request_id(projection), sent)
+    lacking = facts.missing(request_id_of(projection), sent)
     given = [
         CallResult(
             tool_call_id=call_ids.stored(run_id, call_id),
@@ -284,7 +218,9 @@ def _give_results(
     except ToolResultConflict as error:
         named = [facts.call_id(id_) for id_ in error.details["tool_call_ids"]]
         raise ToolResultConflict(tool_call_ids=named) from None
-    missing = _missing(tx.sql, queries.get(tx.sql, actor(), run_id), facts, _request_id(projection))
+    missing = _missing(
+        tx.sql, queries.get(tx.sql, actor(), run_id), facts, request_id_of(projection)
+    )
     return Part(run_id=run_id, waits=projection.waits, pending=missing)
 
 

@@ -8,9 +8,9 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, RowMapping
 
 from arkloop.api.http.current import actor
-from arkloop.api.protocols import agui_runs
+from arkloop.api.protocols import agui_facts, agui_parts
+from arkloop.api.protocols.agui_facts import AguiFacts
 from arkloop.api.protocols.agui_messages import Message
-from arkloop.api.protocols.agui_projection import AguiFacts
 from arkloop.api.protocols.agui_requests import DEFAULT_ROUTE, MAX_MESSAGES, MESSAGE_ID
 from arkloop.api.protocols.projection import arguments_text
 from arkloop.shared.runs import queries, timeline
@@ -56,8 +56,8 @@ def read(sql: Connection, external_id: str) -> ShownThread:
         entries = _entries(sql, thread.id)
         return ShownThread(_messages(entries), last=_last_run(entries))
     run = queries.get(sql, actor(), run_id)
-    facts = agui_runs.facts_of(run, external_id)
-    active = ActiveRun(facts, agui_runs.waits_before_shown(sql, facts))
+    facts = agui_facts.facts_of(run, external_id)
+    active = ActiveRun(facts, agui_parts.waits_before_shown(sql, facts))
     return ShownThread(messages_before(sql, thread.id, run), active)
 
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
-from arkloop.api.protocols import agui_runs
+from arkloop.api.protocols import agui_parts
 from arkloop.shared.claim import Claim
 from arkloop.shared.events.types import ToolCallRequested, ToolResult
 from arkloop.shared.ids import new_id
@@ -368,12 +368,12 @@ def test_a_page_that_connects_as_its_run_asks_is_asked(
     """The request that came between the page's looks at the run and at its events is shown."""
     run_id = stored.create(UUID(alice.thread(external_id="chat-1")))
     claim = stored.held(run_id)
-    last_part = agui_runs.last_part
+    last_part = agui_parts.last_part
 
     def after_the_request(*how: Any) -> Any:
         stored.park(claim, new_id())
         return last_part(*how)
 
-    monkeypatch.setattr(agui_runs, "last_part", after_the_request)
+    monkeypatch.setattr(agui_parts, "last_part", after_the_request)
     ended = events_of(alice.post("/v1/agui/connect", json=ASK))[-1]
     assert ("RUN_FINISHED", "interrupt") == (ended["type"], ended["outcome"]["type"])
