@@ -1,6 +1,6 @@
 """Audit entries of requests: the actor, the address and the program are those of the request."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from arkloop.shared.actors import Actor
 from arkloop.shared.audit import audit_log
 from arkloop.shared.audit.audit_log import AppendLater, By, Detail, NewEntry, Origin
 from arkloop.shared.runs import commands
+from arkloop.shared.runs.pending_calls import CallResult
 from arkloop.shared.storage.connections import Connections, Transaction
 
 #: What an entry has of a request for approval.
@@ -69,12 +70,18 @@ def cancel_after_leave(connections: Connections, who: Actor, run_id: UUID) -> No
     commands.cancel_and_record(connections, who, run_id, entry)
 
 
-def answer(tx: Transaction, run_id: UUID, content: str, request_id: UUID | None) -> None:
+def answer(
+    tx: Transaction,
+    run_id: UUID,
+    content: str,
+    request_id: UUID | None,
+    results: Sequence[CallResult] = (),
+) -> None:
     """Answer a run as `commands.answer` does, and record who has approved or denied which call.
 
     The arguments of the call and the reason of a denial are in the run's events, and stay there.
     """
-    answered = commands.answer(tx, actor(), run_id, content, request_id)
+    answered = commands.answer(tx, actor(), run_id, content, request_id, results)
     if answered is not None:
         asked = {name: answered.request.get(name) for name in _OF_APPROVAL}
         decision = answered.reply.decision

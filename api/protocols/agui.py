@@ -151,6 +151,7 @@ def run_agent() -> Response:
         earlier=PackedMessages(wanted.messages),
         connects=part.connects,
         lacking=wanted.open_calls,  # other pages may have sent results of the same turn
+        given_results=wanted.given_results(part.run_id),
         is_0_0=wanted.is_0_0,
     )
     return _projected(projection, facts, on_leave)
@@ -242,6 +243,7 @@ def _resumed(wanted: AguiRequest, cursor: str) -> Response:
         earlier=earlier,
         after=int(found[3]),
         lacking=wanted.open_calls,
+        given_results=wanted.given_results(run_id),
         is_0_0=wanted.is_0_0,
     )
     return _projected(projection, facts)

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 Message = dict[str, Any]
@@ -42,6 +42,13 @@ class RunMessages:
         function = {"name": name, "arguments": arguments}
         calls = self._assistant(message_id).setdefault("toolCalls", [])
         calls.append({"id": call_id, "type": "function", "function": function})
+
+    def calls_of(self, names: Collection[str]) -> Iterator[str]:
+        """Yield the ids of the calls of these tools."""
+        for message in self._own.values():
+            for call in message.get("toolCalls", ()):
+                if call["function"]["name"] in names:
+                    yield call["id"]
 
     def name_of(self, call_id: str) -> str | None:
         """Return the name of the tool that a call is for; None of an unknown call."""

@@ -41,6 +41,7 @@ from arkloop.api.protocols.agui_messages import (
 )
 from arkloop.api.protocols.agui_versions import PROTOCOL_VERSION, finished
 from arkloop.api.protocols.projection import arguments_text
+from arkloop.shared.events import tool_output
 from arkloop.shared.events.open_turn import OpenTurn
 
 
@@ -60,12 +61,14 @@ class AguiProjection:
         connects: bool = False,
         after: int = 0,
         lacking: frozenset[str] = NO_IDS,
+        given_results: Mapping[str, str] | None = None,
         is_0_0: bool = False,
     ) -> None:
         """Make the projection of what follows the run's `waits`-th wait.
 
         With `connects` it begins with a snapshot of the messages. Frames up to number `after` are
-        left out; the client has no results of the calls `lacking`. `is_0_0`: it speaks 0.0.x.
+        left out. The client has no results of the calls `lacking`, and has sent these of
+        `given_results`, perhaps before the run made the calls. `is_0_0`: it speaks 0.0.x.
         """
         self.is_over = False
         #: The event that asks the client at the end.
@@ -77,6 +80,7 @@ class AguiProjection:
         self._connects = connects
         self._after = after
         self._lacking = lacking
+        self._given_results = given_results or {}
         self._is_0_0 = is_0_0
         self._number = 0
         self._has_begun = False
@@ -103,6 +107,11 @@ class AguiProjection:
             return frozenset()
         calls = self._asked_calls(self.asked["data"])
         return frozenset(self._facts.call_id(call["tool_call_id"]) for call in calls)
+
+    @property
+    def client_call_ids(self) -> frozenset[str]:
+        """The ids of all calls of the client's tools so far, as clients know them."""
+        return frozenset(self._messages.calls_of(self._facts.client_tools))
 
     def opening(self) -> list[bytes]:
         """Return the frames before the run's first event."""
@@ -337,12 +346,22 @@ class AguiProjection:
         call_id = self._facts.call_id(data["tool_call_id"])
         message_id = f"{call_id}.result"
         self._messages.result(message_id, call_id, data["output"])
+        if call_id not in self._handed and not self._connects and self._is_given(call_id, data):
+            self._number += self._has_begun  # of the event that others get
+            return
         # A client has what it has sent, unless it connects: its snapshot is that of the wait. The
         # result of another page it may lack.
         if call_id not in self._handed or self._connects or call_id in self._lacking:
             yield ToolCallResultEvent(
                 message_id=message_id, tool_call_id=call_id, content=data["output"], role="tool"
             )
+
+    def _is_given(self, call_id: str, data: Mapping[str, Any]) -> bool:
+        """Return whether the result is the one that the client has sent itself."""
+        text = self._given_results.get(call_id)
+        if text is None or data["is_error"] or data["name"] not in self._facts.client_tools:
+            return False
+        return bool(tool_output.cut(text)[0] == data["output"])
 
     # ---- frames ----
 

@@ -1,12 +1,14 @@
 """The body of `POST /v1/agui`, a `RunAgentInput`; of its messages only what is new counts.
 
 Clients send the whole conversation each time. The server has it already, and does not take it from
-a client again: only the newest message of the user, or else the results of pending calls are read.
+a client again: only the newest message of the user, or else the results of pending calls are read;
+beside a reply both. What a client has otherwise is only used to decide what it is shown.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 from ag_ui.core import ResumeEntry, RunAgentInput, Tool
 from ag_ui.core.types import Context
@@ -14,7 +16,7 @@ from marshmallow import ValidationError
 from pydantic import ValidationError as InvalidModel
 
 from arkloop.api.http.content import MessageContent, reasons
-from arkloop.api.protocols import sent_files
+from arkloop.api.protocols import call_ids, sent_files
 from arkloop.api.protocols.agui_messages import Message
 from arkloop.shared.client_data import MAX_VALUE_LENGTH
 from arkloop.shared.errors import InvalidRequest
@@ -54,14 +56,15 @@ class AguiRequest:
     def results(self) -> dict[str, str]:
         """The results after the last message of the agent, by the ids of their calls.
 
-        There are none before a new message of the user, who has moved on. Clients keep results of
-        runs that have ended, too.
+        There are none before a new message of the user, who has moved on, except beside `resume`:
+        pages may show the text of a reply as a message. Clients keep results of runs that have
+        ended, too.
 
         Raises:
             InvalidRequest: one has other content than text.
         """
         found: dict[str, str] = {}
-        if self.messages and self.messages[-1]["role"] == "user":
+        if self.messages and self.messages[-1]["role"] == "user" and not self.resume:
             return found
         for place in range(len(self.messages) - 1, -1, -1):
             message = self.messages[place]
@@ -77,6 +80,13 @@ class AguiRequest:
         """The ids of the calls in the messages that have no result there."""
         calls = {call["id"] for m in self.messages for call in m.get("toolCalls") or ()}
         return frozenset(calls - {m.get("toolCallId") for m in self.messages})
+
+    def given_results(self, run_id: UUID) -> dict[str, str]:
+        """Return the results of the run's calls in the messages that are text, and no errors."""
+        of_run = call_ids.shown(run_id, "")
+        sent = (m for m in self.messages if m["role"] == "tool" and not m.get("error"))
+        found = {m["toolCallId"]: _text_of(m) for m in sent if m["toolCallId"].startswith(of_run)}
+        return {call_id: text for call_id, text in found.items() if text is not None}
 
     def is_error(self, call_id: str) -> bool:
         """Return whether the client reports that the call has failed."""
@@ -169,11 +179,19 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 
 def _text(name: str, message: Message) -> str:
+    text = _text_of(message)
+    if text is None:
+        raise InvalidRequest(**{name: ["must be text: other results are not supported"]})
+    return text
+
+
+def _text_of(message: Message) -> str | None:
+    """Return the content of a message as text, None if it has anything else."""
     content = message["content"]
     if isinstance(content, str):
         return content
     if any(part.get("type") != "text" for part in content):
-        raise InvalidRequest(**{name: ["must be text: other results are not supported"]})
+        return None
     return "\n".join(part["text"] for part in content)
 
 

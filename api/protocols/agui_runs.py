@@ -1,6 +1,6 @@
 """The runs behind AG-UI: a new one for a message, or one that resumes with what it has asked."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -148,7 +148,9 @@ def _resume(
         # Before the answer, which locks its run: the limits of the org are locked first.
         made = joined() or create(answers=entry.interrupt_id)
     try:
-        audited.answer(tx, run["id"], content, request_id)
+        # Pages execute calls as soon as they are shown them, also such as the run makes after this.
+        early = _results_of(wanted, run["id"], projection.client_call_ids)
+        audited.answer(tx, run["id"], content, request_id, early)
     except (NotActive, NotWaiting, StaleInput):
         if made is None or not is_cancelled:
             raise
@@ -203,15 +205,7 @@ def _give_results(
     # would refuse those that the run lacks.
     sent = [call_id for call_id in results if call_id in projection.asked_call_ids]
     lacking = facts.missing(request_id_of(projection), sent)
-    given = [
-        CallResult(
-            tool_call_id=call_ids.stored(run_id, call_id),
-            output=text,
-            is_error=wanted.is_error(call_id),
-        )
-        for call_id, text in results.items()
-        if call_id in lacking
-    ]
+    given = _results_of(wanted, run_id, lacking)
     try:
         # Clients send the results of a turn together, also those of calls that were given up.
         commands.give_results(tx, actor(), run_id, given, skips_late=True)
@@ -222,6 +216,19 @@ def _give_results(
         tx.sql, queries.get(tx.sql, actor(), run_id), facts, request_id_of(projection)
     )
     return Part(run_id=run_id, waits=projection.waits, pending=missing)
+
+
+def _results_of(wanted: AguiRequest, run_id: UUID, ids: Collection[str]) -> list[CallResult]:
+    """Return the results that the request has of these calls of a run."""
+    return [
+        CallResult(
+            tool_call_id=call_ids.stored(run_id, call_id),
+            output=text,
+            is_error=wanted.is_error(call_id),
+        )
+        for call_id, text in wanted.results.items()
+        if call_id in ids
+    ]
 
 
 def _missing(sql: Connection, run: RowMapping, facts: AguiFacts, request_id: str) -> list[str]:

@@ -93,11 +93,17 @@ def cancel_and_record(
 
 
 def answer(
-    tx: Transaction, actor: Actor, run_id: UUID, content: str, request_id: UUID | None
+    tx: Transaction,
+    actor: Actor,
+    run_id: UUID,
+    content: str,
+    request_id: UUID | None,
+    results: Sequence[CallResult] = (),
 ) -> AnsweredApproval | None:
     """Store a person's answer and queue the run again; returns what was approved or denied.
 
-    The same answer to the same `request_id` again changes nothing.
+    The same answer to the same `request_id` again changes nothing. `results` are of calls of client
+    tools that the run makes after this: each counts once the run makes its call.
 
     Raises:
         RunNotFound, Forbidden
@@ -138,7 +144,8 @@ def answer(
         approvers.check(tx.sql, actor, run, reply)
     if run["pending_input"]["kind"] in form_replies.KINDS:
         form_replies.check(run["pending_input"], content)
-    _requeue_with_input(tx, [run], content, actor.user_id)
+    early = pending_calls.as_early(tx.sql, run_id, results)
+    _requeue_with_input(tx, [run], content, actor.user_id, early)
     return None if reply is None else AnsweredApproval(run["pending_input"], reply)
 
 
@@ -235,7 +242,11 @@ def _waits_for_page(run: RowMapping, hashes: Iterable[bytes]) -> bool:
 
 
 def _requeue_with_input(
-    tx: Transaction, waiting: Sequence[RowMapping], content: str, user_id: UUID | None
+    tx: Transaction,
+    waiting: Sequence[RowMapping],
+    content: str,
+    user_id: UUID | None,
+    results: list[dict[str, Any]] | None = None,
 ) -> None:
     """Store what the runs' open requests get, from this user or from nobody, and queue them."""
     given = [
@@ -244,6 +255,7 @@ def _requeue_with_input(
             "request_id": UUID(run["pending_input"]["request_id"]),
             "content": content,
             "created_by_user_id": user_id,
+            "results": results,
         }
         for run in waiting
     ]

@@ -5,13 +5,23 @@ parks the run. A result is stored in the row of its call, under the lock of the 
 last one the run is queued again, and its next attempt writes the events in call order.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, RowMapping, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    RowMapping,
+    Select,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB
 
 from arkloop.shared.errors import InvalidRequest, NotActive, NotWaiting, ToolResultConflict
 from arkloop.shared.events import tool_output
@@ -23,7 +33,7 @@ from arkloop.shared.storage import signals
 from arkloop.shared.storage.arrays import TextArray, plain_array
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.notifications import Reached
-from arkloop.shared.storage.tables.runs import runs, tool_calls
+from arkloop.shared.storage.tables.runs import inputs, runs, tool_calls
 from arkloop.shared.times import rfc3339
 
 #: The `kind` of `runs.pending_input` while results are missing.
@@ -108,6 +118,51 @@ def has_any(sql: Connection, run_id: UUID, results: Sequence[CallResult]) -> boo
     calls = _calls(sql, run_id, results, _SENT)
     stored = ((calls[r.tool_call_id], r) for r in results if r.tool_call_id in calls)
     return any(call.done_at is not None and _is_same(call, r) for call, r in stored)
+
+
+def as_early(
+    sql: Connection, run_id: UUID, results: Sequence[CallResult]
+) -> list[dict[str, Any]] | None:
+    """Return results that come with a reply, before their calls, as `inputs.results` has them.
+
+    Those of calls that have a result already, from an earlier reply or in the ledger, are left out.
+    """
+    if not results:
+        return None
+    ids = [result.tool_call_id for result in results]
+    done = select(tool_calls.c.tool_call_id).where(
+        tool_calls.c.run_id == run_id,
+        tool_calls.c.tool_call_id.in_(ids),
+        tool_calls.c.done_at.is_not(None),
+    )
+    known = {*sql.scalars(done), *sql.scalars(_early(run_id, ids, _EARLY_ID))}
+    return [
+        {
+            "tool_call_id": result.tool_call_id,
+            "output": clean(result.output[: tool_output.MAX_KEPT_CHARACTERS]),
+            "is_error": result.is_error,
+        }
+        for result in results
+        if result.tool_call_id not in known
+    ] or None
+
+
+def early(sql: Connection, run_id: UUID, ids: Collection[str]) -> dict[str, tuple[str, bool]]:
+    """Return the results of these calls that came with replies: output and `is_error`, by calls."""
+    columns = _EARLY_ID, _EARLY["output"].astext, _EARLY["is_error"].as_boolean()
+    return {id_: (output, err) for id_, output, err in sql.execute(_early(run_id, ids, *columns))}
+
+
+#: One of the results in `inputs.results`.
+_EARLY = func.jsonb_array_elements(inputs.c.results, type_=JSONB).column_valued(
+    "early", joins_implicitly=True
+)
+_EARLY_ID = _EARLY["tool_call_id"].astext
+
+
+def _early(run_id: UUID, ids: Collection[str], *columns: ColumnElement[Any]) -> Select[Any]:
+    query = select(*columns).select_from(inputs)
+    return query.where(inputs.c.run_id == run_id, _EARLY_ID.in_(ids))
 
 
 def awaited(sql: Connection, run: RowMapping) -> frozenset[str]:

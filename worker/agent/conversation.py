@@ -119,6 +119,8 @@ class Turn:
     failed: set[str] = field(default_factory=set)  # calls whose result is an error
     #: Results in the ledger of a lost attempt, which could not write their events any more.
     ledger_results: dict[str, types.ToolResult] = field(default_factory=dict)
+    #: Results of client tools that a page has sent before their calls: output and `is_error`.
+    early_results: dict[str, tuple[str, bool]] = field(default_factory=dict)
     #: Calls that this attempt has begun, or is about to.
     begun: set[str] = field(default_factory=set)
     #: Calls that were accepted elsewhere, without a result so far.

@@ -286,6 +286,8 @@ class _SideBySide:
         if call.id in turn.ledger_results:
             return "", False, None, False
         if call.id in turn.accepted:
+            if (sent := self._sent_early()) is not None:
+                return *sent, None, True
             self.is_pending = True
             return "", False, None, True
         begun = False
@@ -308,6 +310,8 @@ class _SideBySide:
                     self._span = span
                     return _make(context, tool, info, made), False, None, True
             except ResultPending:
+                if (sent := self._sent_early()) is not None:
+                    return *sent, None, True
                 # The row of a client's call says from the beginning who sends its result.
                 if self._park() and tool.result_from is not ResultSource.CLIENT:
                     context.expect_result(call.id)
@@ -323,6 +327,17 @@ class _SideBySide:
             # Its text may hold secrets, such as the URL of a database: it goes to the log alone.
             log.exception("tool %s raised in call %s", call.name, call.id)
             return f"The tool failed: {type(error).__name__}.", True, None, begun
+
+    def _sent_early(self) -> tuple[str, bool] | None:
+        """Return what the client has sent for the call before it was made, if it is this call.
+
+        The row of the call awaits a result, so it is kept there.
+        """
+        sent = self._turn.early_results.get(self.call.id)
+        if sent is None or self._turn.as_made(self.call) != self.call:
+            return None
+        self._keep = True
+        return sent
 
     def _park(self) -> bool:
         """Note that the result comes later; False if the call was abandoned before."""

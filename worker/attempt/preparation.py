@@ -10,7 +10,7 @@ from arkloop.shared.claim import Claim
 from arkloop.shared.errors import PersonaNotFound
 from arkloop.shared.events import event_log
 from arkloop.shared.events.types import DELEGATE, Event
-from arkloop.shared.runs import overrides, sent_prompts
+from arkloop.shared.runs import overrides, pending_calls, sent_prompts
 from arkloop.shared.runs.transitions import recorded_totals
 from arkloop.shared.security.egress import FETCH_ALLOWED_NETWORKS, Policy
 from arkloop.shared.storage.connections import Connections
@@ -201,6 +201,8 @@ def resume(connections: Connections, run: ClaimedRun) -> ResumeState:
         run.log.written_bytes += history.written_bytes(sql, run_id)
         run.count_prompts(sent_prompts.stored_bytes(sql, run_id))
         run.reopen(earlier.lost)
-        if earlier.turns and earlier.turns[-1].is_open:
-            history.take_done_calls(sql, run_id, earlier.turns[-1])
+        if earlier.turns and (turn := earlier.turns[-1]).is_open:
+            history.take_done_calls(sql, run_id, turn)
+            open_calls = [call.id for call in turn.calls if call.id not in turn.results]
+            turn.early_results = pending_calls.early(sql, run_id, open_calls)
     return earlier

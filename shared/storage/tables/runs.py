@@ -336,6 +336,7 @@ inputs = Table(
     ref_("created_by_user_id", "users.id", required=False),  # null: nobody answered in time
     created_at_(),
     time_("consumed_at"),
+    Column("results", JSONB(none_as_null=True)),  # of calls that the run makes after the reply
 )
 
 #: Active runs that an agent worker has had since their last wait, when their time is over, and if

@@ -1,13 +1,17 @@
 """Replies by AG-UI that are sent again, alone or with the new message that came with them."""
 
+import re
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func
+from sqlalchemy import func, select
 
+from arkloop.shared.events.types import ToolCallRequested, ToolResult
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import sweep
+from arkloop.shared.runs import pending_calls, sweep
+from arkloop.shared.storage.tables.runs import inputs
 from tests.api.protocols.test_agui_runs import (
     LATER,
     SAID,
@@ -189,6 +193,84 @@ def test_another_reply_is_refused_though_the_thread_has_other_runs(
 
     assert ("RUN_ERROR", "input.stale") == (refused[-1]["type"], refused[-1]["code"])
     assert 2 == len(all_runs(stored))
+
+
+def asking_beside_calls(
+    alice: User, stored: StoredRuns, kind: str, payload: Any
+) -> tuple[UUID, list[dict[str, Any]]]:
+    """Create a run that has asked before the call `c` of the page; returns it and a reply."""
+    send(alice, SAID).close()
+    run_id, request_id = newest(stored), new_id()
+    claim = stored.held(run_id)
+    for call_id, name in (("c", "locate"), ("s", "calculator")):
+        stored.write(claim, ToolCallRequested(call_id, name, {}))
+    asked = replace(claim, last_seq=stored.last_seq(run_id))
+    stored.park(asked, request_id, kind=kind, tool_call_id="s")
+    return run_id, [{"interruptId": str(request_id), "status": "resolved", "payload": payload}]
+
+
+def early_results(stored: StoredRuns, run_id: UUID) -> dict[str, tuple[str, bool]]:
+    with stored.connections.reading() as sql:
+        return pending_calls.early(sql, run_id, ["c", "s"])
+
+
+@pytest.mark.parametrize("text", ["Oslo", "And then?"])
+def test_a_result_counts_though_a_message_comes_with_the_reply(
+    alice: User, stored: StoredRuns, text: str
+) -> None:
+    """The page shows the reply as a message, or the user has said more."""
+    run_id, resume = asking_beside_calls(alice, stored, "question", "Oslo")
+    items = [SAID, turn(run_id, "c", "s"), result(run_id, "c"), {**MORE, "content": text}]
+    send(alice, *items, resume=resume, run_id="first").close()
+
+    assert {"c": ("Rome", False)} == early_results(stored, run_id)
+    items[2] = result(run_id, "c", "Bern")
+    assert "RUN_ERROR" == events_of(send(alice, *items, resume=resume, run_id="first"))[-1]["type"]
+
+
+def test_a_result_is_kept_with_one_reply(alice: User, stored: StoredRuns) -> None:
+    """Pages send all results of the turn with each reply; the first one of a call counts."""
+    run_id, resume = asking_beside_calls(alice, stored, "question", "Oslo")
+    for output in ("Rome", "Bern"):
+        items = [SAID, turn(run_id, "c", "s"), result(run_id, "c", output)]
+        send(alice, *items, resume=resume).close()
+        begun = replace(stored.held(run_id), last_seq=stored.last_seq(run_id))
+        stored.park(begun, request_id := new_id(), kind="question", tool_call_id="s")
+        resume = [{**resume[0], "interruptId": str(request_id)}]
+
+    assert {"c": ("Rome", False)} == early_results(stored, run_id)
+    with stored.connections.reading() as sql:
+        kept = sql.scalars(select(inputs.c.results).where(inputs.c.run_id == run_id)).all()
+        assert {} == pending_calls.early(sql, run_id, ["s"])
+    assert 1 == len([results for results in kept if results is not None])
+
+
+def test_a_page_is_not_sent_the_result_that_it_has_sent_early(
+    alice: User, stored: StoredRuns
+) -> None:
+    """It came with the reply, for a call that the run makes after that.
+
+    Other pages are sent it, also where they have another one, and each the results of the service.
+    """
+    run_id, resume = asking_beside_calls(alice, stored, "tool_confirmation", {"approved": True})
+    items = [SAID, turn(run_id, "c", "s"), result(run_id, "c"), result(run_id, "s", "7")]
+    send(alice, *items, resume=resume, run_id="first").close()
+    assert {"c": ("Rome", False)} == early_results(stored, run_id)
+
+    claim = stored.held(run_id)
+    for call_id, name, output in (("c", "locate", "Rome"), ("s", "calculator", "42")):
+        stored.write(claim, ToolResult(call_id, name, output, False, 1))
+    stored.finish(replace(claim, last_seq=stored.last_seq(run_id)))
+    others = [[], [result(run_id, "c", "Bern")]]
+    pages = [send(alice, *items, resume=resume, run_id="again")]
+    pages += [send(alice, *items[:2], *sent, resume=resume) for sent in others]
+
+    shown = [
+        [e["content"] for e in events_of(one) if e["type"] == "TOOL_CALL_RESULT"] for one in pages
+    ]
+    assert [["42"], ["Rome", "42"], ["Rome", "42"]] == shown
+    # Cursors count the same events in all streams.
+    assert 1 == len({re.findall("^id: .*", one.text, re.M)[-1] for one in pages})
 
 
 def test_a_result_that_differs_from_the_first_is_refused_with_its_call(

@@ -189,6 +189,23 @@ def test_a_lost_attempt_waits_again_and_makes_no_call_again() -> None:
     assert [] == results(context)
 
 
+@pytest.mark.parametrize("is_begun", [False, True])
+@pytest.mark.parametrize("is_error", [False, True])
+def test_a_result_that_was_sent_before_its_call_is_kept_with_it(
+    is_begun: bool, is_error: bool
+) -> None:
+    """A lost attempt may have begun the call; its row must not await a result for good."""
+    turn = Turn("m", "", [ToolCall("call_1_1", "ask_client", {})])
+    turn.early_results = {"call_1_1": ("Rome", is_error)}
+    turn.accepted |= {"call_1_1"} if is_begun else set()
+    context = RecordedRun(attempt=2, begun=["call_1_1"] if is_begun else [])
+
+    run(agent_for({"tool": "x"}, {"say": "b"}, extra={"ask_client": PENDING}), context, [turn])
+
+    assert [("call_1_1", "Rome", is_error)] == results(context)
+    assert ["call_1_1"] == [result.tool_call_id for result in context.done]
+
+
 def test_the_result_of_an_accepted_call_is_awaited_without_its_tool() -> None:
     """An HTTP tool that was deleted or renamed meanwhile can still send it; other calls end."""
     calls = [ToolCall("call_1_1", "gone", {"n": 1}), ToolCall("call_1_2", "deleted", {})]
