@@ -21,6 +21,10 @@ _ALIASES = {
     output_modes.SETTING: (
         *("response_format", "text.format", "output_config.format", "output_format", "grammar"),
         *("json_schema", "json schema", "structured output", "structured outputs"),
+        # Vertex AI, where an organization's policy forbids them; Anthropic, of a schema beyond its
+        # limits; and a server that does not know the field at all.
+        *("structured_outputs", "union types", "schema is too complex"),
+        "output_config: extra inputs are not permitted",
         # Gemini's, by the names of its own API.
         *("generation_config.response_schema", "generation_config.response_json_schema"),
         "GenerateContentRequest.generation_config.response_schema",

@@ -28,9 +28,11 @@ from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import responses_request
 from arkloop.worker.providers.output_modes import FINAL_TOOL, OutputMode
 from tests.worker.agent.looping_models import agent_for, run
+from tests.worker.providers.anthropic_answers import block, finish, start
 from tests.worker.providers.fake_vendor import (
     REQUEST,
     Answer,
+    anthropic_stream,
     delta,
     openai_stream,
     raw,
@@ -170,6 +172,34 @@ def test_anthropics_refusals_are_understood(message: str) -> None:
         provider.close()
 
     assert "output_schema" == caught.value.refused_setting
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Schemas contains too many parameters with union types (17 parameters with type arrays or"
+        " anyOf).",
+        "Schema is too complex for compilation.",
+        "output_config: Extra inputs are not permitted",
+    ],
+)
+def test_a_claude_that_refuses_the_schema_gets_a_tool(message: str) -> None:
+    """The run has its output all the same."""
+    call = [
+        block(0, type="tool_use", id="t1", name=FINAL_TOOL, input={"name": "Rome"}),
+        {"type": "content_block_stop", "index": 0},
+    ]
+    made = raw(anthropic_stream(start(), *call, finish("tool_use")))
+    with vendor(status("400 Bad Request", message=message), made) as fake:
+        route = route_to("anthropic", fake.url, model="claude-opus-4-6", platform="foundry")
+        chain = RouteChain([route], lambda route: providers.load(route, faults=False))
+        agent = replace(agent_for("Which city?"), tools={}, chain=chain, output=OutputSchema(CITY))
+
+        answer = run(agent, RecordedRun())
+        chain.close()
+
+    assert {"name": "Rome"} == answer.output
+    assert ["output_config" in body for body in fake.bodies] == [True, False]
 
 
 def test_the_schema_is_counted() -> None:

@@ -61,6 +61,25 @@ BY_PARAM = "Unsupported value: it does not support 'max' with this model."
             "Provider returned error: tools.3.custom.input_schema: JSON schema is invalid.",
             None,
         ),
+        # Anthropic, of structured output: a schema beyond its limits, a server without the field
+        (
+            None,
+            "Schemas contains too many parameters with union types (17 parameters with type arrays"
+            " or anyOf). This causes exponential compilation cost.",
+            "output_schema",
+        ),
+        (None, "Schema is too complex for compilation.", "output_schema"),
+        (None, "output_config: Extra inputs are not permitted", "output_schema"),
+        (None, "output_config.format: Extra inputs are not permitted", "output_schema"),
+        (None, "output_config.effort: Extra inputs are not permitted", "reasoning_effort"),
+        # Vertex AI
+        (
+            None,
+            "Organization Policy constraint constraints/vertexai.allowedPartnerModelFeatures"
+            " violated for `projects/1` attempting to use a disallowed feature structured_outputs"
+            " for Partner model claude-opus-4-6.",
+            "output_schema",
+        ),
         # OpenAI by another server
         (
             None,
