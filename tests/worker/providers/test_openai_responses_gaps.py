@@ -310,6 +310,18 @@ def test_an_empty_part_of_the_final_response_is_passed_over() -> None:
     assert MADE == answered(*streamed, {"type": "response.completed", "response": final})[-1]
 
 
+@pytest.mark.parametrize("name", ["rs_1", "rs_2"])
+def test_reasoning_may_be_encrypted_in_the_final_response_alone(name: str) -> None:
+    """As in some deployments of Azure; that of another item is not mixed with it."""
+    thought, whole = {**THOUGHT, "id": name}, reasoning("1", "Hm.")
+
+    last = answered(done(thought), done(CALL, 1), completed(whole, CALL))[-1]
+
+    assert isinstance(last, TurnEnd)
+    kept = {name: whole[name] for name in ("type", "id", "summary", "encrypted_content")}
+    assert ([(0, kept)] if name == "rs_1" else None) == last.state
+
+
 @pytest.mark.parametrize("named", [{}, {"id": None}, {"id": ""}])
 def test_reasoning_without_an_id_goes_back_without_one(named: dict[str, Any]) -> None:
     """It is no reason to fail, and OpenAI refuses an empty id."""
