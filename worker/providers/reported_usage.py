@@ -39,6 +39,7 @@ class UsageReader:
         found = [_first(known, names), _first(prices.usage_extractors(vendor, None), (own,))]
         self._extractors = [extractor for extractor in found if extractor is not None]
         host = urlsplit(route.address or "").hostname or ""
+        self._has_thinking = api == "messages"
         self._counts_total = api == "chat" and host.endswith(_GOOGLE)
 
     def read(self, reported: Any) -> Usage | None:
@@ -53,13 +54,14 @@ class UsageReader:
                 _, found = extractor.extract({"usage": usage})
             except ValueError:
                 continue  # it has another form
+            reasoning = int(found.reported_value("output_reasoning_tokens"))
             return Usage(
                 input_tokens=int(found.reported_value("input_tokens")),
                 output_tokens=int(found.reported_value("output_tokens")),
                 cache_read_tokens=int(found.reported_value("cache_read_tokens")),
                 cache_write_tokens=int(found.reported_value("cache_write_tokens")),
                 cache_write_1h_tokens=int(found.reported_value("cache_write_1h_tokens")),
-                reasoning_tokens=int(found.reported_value("output_reasoning_tokens")),
+                reasoning_tokens=reasoning or (_thinking(usage) if self._has_thinking else 0),
             )
         return None
 
@@ -83,6 +85,13 @@ def _completed(reported: Mapping[str, Any]) -> dict[str, Any]:
             details["cached_tokens"] = usage[name]
             usage["prompt_tokens_details"] = details
     return usage
+
+
+def _thinking(usage: Mapping[str, Any]) -> int:
+    """Read Claude's thinking, which the library knows at Anthropic's own server alone."""
+    details = usage.get("output_tokens_details")
+    tokens = details.get("thinking_tokens") if isinstance(details, Mapping) else None
+    return tokens if isinstance(tokens, int) else 0
 
 
 def _with_thinking(usage: dict[str, Any]) -> dict[str, Any]:

@@ -153,18 +153,27 @@ def test_the_one_hour_cache_of_anthropic_has_its_own_price() -> None:
     [
         *("https://openrouter.ai/api", "https://api.minimax.io/anthropic"),
         *("https://api.deepseek.com/anthropic", "http://127.0.0.1:8000"),
+        *("https://api.anthropic.com", "https://bedrock-runtime.us-east-1.amazonaws.com"),
+        *("https://aiplatform.googleapis.com/v1", "https://x.services.ai.azure.com/anthropic/"),
     ],
 )
 def test_messages_of_other_vendors_are_read_as_anthropics(base_url: str) -> None:
-    """The library has OpenRouter's other APIs, where the cache is a part of the input already."""
+    """The library has OpenRouter's other APIs, where the cache is a part of the input already, and
+    no thinking on the platforms.
+    """
     reported = {
         "input_tokens": 10,
         "cache_read_input_tokens": 60,
         "cache_creation_input_tokens": 30,
         "output_tokens": 20,
+        "output_tokens_details": {"thinking_tokens": 15},
     }
     expected = Usage(
-        input_tokens=100, output_tokens=20, cache_read_tokens=60, cache_write_tokens=30
+        input_tokens=100,
+        output_tokens=20,
+        cache_read_tokens=60,
+        cache_write_tokens=30,
+        reasoning_tokens=15,
     )
 
     assert expected == read(base_url, reported, "messages")
