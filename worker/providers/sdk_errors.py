@@ -90,7 +90,9 @@ _MISSING_MODEL = re.compile(
     r"|is not a valid model id|model not exist"  # OpenRouter, DeepSeek
     r"|invalid model(?: name passed|: | ')"  # LiteLLM, Mistral, Perplexity
     r"|model identifier is invalid"  # Bedrock, as the two of one without an inference profile
-    r"|support on-demand throughput|on-demand throughput isn.t supported",
+    r"|support on-demand throughput|on-demand throughput isn.t supported"
+    # Vertex AI, of a region, a project, or an organization's policy
+    r"|is not servable in region|is not allowed to use publisher model|vertexai\.allowedmodels",
     re.IGNORECASE,
 )
 #: Parts of the types and codes of errors inside a stream, in lower case; the first that fits.

@@ -322,6 +322,9 @@ def test_a_provider_may_name_the_time_to_come_back(provider: str) -> None:
         "litellm.BadRequestError: PerplexityException - Invalid model 'sonar-9'. Permitted models",
         "The provided model identifier is invalid.",
         "The provided model doesn't support on-demand throughput.",
+        "Publisher Model `projects/p/m` is not servable in region us-central1.",
+        "Project `1` is not allowed to use Publisher Model `projects/p/m`",
+        "Organization Policy constraint constraints/vertexai.allowedModels violated attempting to",
         "Invocation of model ID m with on-demand throughput isn’t supported. Retry your request",
     ],
 )
