@@ -37,7 +37,10 @@ _MOST_OUTPUT_TOKENS = (
 #: Even where our count says that less is left of the context: it counts rather too much.
 _LEAST_OUTPUT_TOKENS = 1_024
 #: Models that think with a budget of tokens; all others do so with an effort.
-_BY_BUDGET = re.compile(r"(?:.*[./])?claude-(?:3|(?:opus|sonnet|haiku)-4-(?:0|1|5|20))")
+_BY_BUDGET = re.compile(r"(?:.*[./])?claude-(?:3|(?:opus|sonnet|haiku)-4(?:$|:|[-.@](?:0|1|5|20)))")
+#: Models that do not think where a tool must be called: those with a budget, and the first with an
+#: effort. Later ones do both, or refuse the choice of the tool itself.
+_NEVER_BOTH = re.compile(rf"{_BY_BUDGET.pattern}|(?:.*[./])?claude-(?:opus|sonnet)-4[-.][67]")
 _LEAST_BUDGET = 1_024
 #: The part of `max_tokens` that is the budget of an effort, as OpenRouter has it.
 _SHARES = {"minimal": 0.1, "low": 0.2, "medium": 0.5, "high": 0.8, "xhigh": 0.95, "max": 0.95}
@@ -85,13 +88,19 @@ def arguments(request: ModelRequest) -> dict[str, Any]:
         _cache(sent, has_own_mark="cache_control" in extra)
     elif tools and not request.tools:
         sent["tool_choice"] = {"type": "none"}
-    settings = {**_sampling(request), **_tool_choice(request), **_thinking(request)}
+    choice = _tool_choice(request)
+    is_forced = choice.get("tool_choice", {}).get("type") in ("any", "tool")
+    never_thinks = is_forced and _NEVER_BOTH.match(request.model) is not None
+    thinking = _thinking(request, never_thinks=never_thinks)
+    settings = {**_sampling(request), **choice, **thinking}
     if _is_of_another_type(settings.get("thinking"), extra.get("thinking")):
         del settings["thinking"]
     if (schema := request.settings.get(output_modes.SETTING)) is not None:
         output = {"format": {"type": "json_schema", "schema": schema}}
         settings = with_extra(settings, {"output_config": output})
-    sent["extra_body"] = with_extra(settings, extra)
+    body = sent["extra_body"] = with_extra(settings, extra)
+    if never_thinks and _type_of(body.get("thinking")) == "adaptive":
+        del body["thinking"]  # the effort counts all the same, and later calls think
     return sent
 
 
@@ -120,7 +129,7 @@ def _tool_choice(request: ModelRequest) -> dict[str, Any]:
     return {} if choice == {"type": "auto"} else {"tool_choice": choice}
 
 
-def _thinking(request: ModelRequest) -> dict[str, Any]:
+def _thinking(request: ModelRequest, *, never_thinks: bool) -> dict[str, Any]:
     """Return how much the model thinks, in the form that its generation accepts.
 
     Models since Claude 4.6 decide themselves, by an effort; from Opus 4.7 on they refuse a budget.
@@ -128,15 +137,23 @@ def _thinking(request: ModelRequest) -> dict[str, Any]:
     Source: `ThinkingConfigParam` and `OutputConfigParam` of the SDK, and
     https://platform.claude.com/docs/en/build-with-claude/thinking.
 
+    `never_thinks`: the model refuses to do so in this call, since a tool is forced.
+
     Raises:
-        ProviderError: the output limit leaves no room for a budget.
+        ProviderError: the output limit leaves no room for a budget, or no later call could think
+            either: with a budget each turn begins with a thought, and the final tool is forced in
+            every call.
     """
     effort = request.settings.get("reasoning_effort")
     if effort is None:
         return {}
     if effort == "none":
         return {"thinking": {"type": "disabled"}}
-    if not _BY_BUDGET.match(request.model):
+    has_budget = _BY_BUDGET.match(request.model) is not None
+    if never_thinks and (has_budget or _forces_final(request)):
+        why = "The model does not think where a tool must be called."
+        raise ProviderError("invalid_request", why, refused_setting="reasoning_effort")
+    if not has_budget:
         effort = "low" if effort == "minimal" else effort
         return {
             # From Opus 4.7 on the thinking is omitted by default, and paid for all the same.
@@ -149,6 +166,14 @@ def _thinking(request: ModelRequest) -> dict[str, Any]:
         why = f"An output limit of {most} tokens leaves no room to think."
         raise ProviderError("invalid_request", why, refused_setting="reasoning_effort")
     return {"thinking": {"type": "enabled", "budget_tokens": budget}}
+
+
+def _forces_final(request: ModelRequest) -> bool:
+    return bool(request.settings.get("tool_choice") == {"name": output_modes.FINAL_TOOL})
+
+
+def _type_of(thinking: Any) -> Any:
+    return thinking.get("type") if isinstance(thinking, dict) else None
 
 
 def _is_of_another_type(ours: Any, extra: Any) -> bool:

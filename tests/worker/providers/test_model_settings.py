@@ -5,10 +5,15 @@ from typing import Any
 
 import pytest
 
+from arkloop.shared.events.types import RunSettingsDropped
 from arkloop.worker import providers
+from arkloop.worker.agent.route_chain import RouteChain
+from arkloop.worker.agent.structured_output import OutputSchema
 from arkloop.worker.contract.messages import ToolSpec
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
+from tests.worker.agent.looping_models import agent_for, run
+from tests.worker.providers.anthropic_answers import block, finish, start, text
 from tests.worker.providers.fake_vendor import (
     REQUEST,
     anthropic_stream,
@@ -19,8 +24,18 @@ from tests.worker.providers.fake_vendor import (
     status,
     vendor,
 )
+from tests.worker.recorded_run import RecordedRun
 
 TOOL = ToolSpec("calculator", "Calculates.", {"type": "object"})
+#: Claudes that think with a budget, as platforms name them.
+BY_BUDGET = [
+    "claude-3-7-sonnet-latest",
+    "us.anthropic.claude-sonnet-4-20250514-v1:0",
+    "claude-sonnet-4@20250514",
+    "claude-haiku-4-5@20251001",
+    "anthropic/claude-haiku-4.5",
+    "anthropic/claude-opus-4",
+]
 SAMPLING = {"temperature": 0.5, "top_p": 0.9}
 FORCED = {"tool_choice": {"name": "calculator"}, "parallel_tool_calls": False}
 ANSWERS = {
@@ -126,8 +141,7 @@ def test_anthropics_choice_of_tools(settings: dict[str, Any], expected: dict[str
         ("claude-haiku-4-5", "none", ("disabled", None)),
         ("claude-haiku-4-5", "medium", ("enabled", 5_000)),
         ("claude-haiku-4-5-20251001", "minimal", ("enabled", 1_024)),
-        ("us.anthropic.claude-sonnet-4-20250514-v1:0", "max", ("enabled", 9_500)),
-        ("claude-3-7-sonnet-latest", "high", ("enabled", 8_000)),
+        *((model, "high", ("enabled", 8_000)) for model in BY_BUDGET),
     ],
 )
 def test_anthropics_thinking(model: str, effort: str, expected: tuple[str, Any]) -> None:
@@ -166,6 +180,89 @@ def test_anthropics_thinking_of_another_type(model: str, thinking: dict[str, Any
     settings = {"reasoning_effort": "low", "extra_body": {"thinking": thinking}}
 
     assert thinking == sent("messages", settings, model=model)["thinking"]
+
+
+@pytest.mark.parametrize(
+    ("model", "thinks"),
+    [
+        ("claude-sonnet-4-6", False),
+        ("anthropic/claude-opus-4.6", False),
+        ("claude-opus-4-7", False),
+        ("claude-opus-4-8", True),
+        ("claude-opus-5", True),
+    ],
+)
+@pytest.mark.parametrize("choice", ["required", {"name": "calculator"}, "auto"])
+def test_the_first_claudes_with_an_effort_do_not_think_where_a_tool_is_forced(
+    model: str, thinks: bool, choice: Any
+) -> None:
+    """They refuse both together; the effort is sent."""
+    settings = {"reasoning_effort": "high", "tool_choice": choice}
+
+    body = sent("messages", settings, model=model, tools=[TOOL], max_output_tokens=10_000)
+
+    assert (thinks or choice == "auto") == ("thinking" in body)
+    assert {"effort": "high"} == body["output_config"]
+
+
+@pytest.mark.parametrize("choice", ["required", {"name": "calculator"}])
+@pytest.mark.parametrize("model", BY_BUDGET)
+def test_claudes_with_a_budget_do_not_think_in_a_turn_that_a_forced_call_begins(
+    model: str, choice: Any
+) -> None:
+    """Later calls of the turn are refused as well, so the effort is dropped before the first."""
+    settings = {"reasoning_effort": "high", "tool_choice": choice}
+    with vendor(status("400 Bad Request")) as fake:
+        provider = providers.load(route_to("anthropic", fake.url, model=model), faults=False)
+        request = replace(REQUEST, model=model, tools=[TOOL], settings=settings)
+        with pytest.raises(ProviderError, match="does not think") as raised:
+            list(provider.stream(request, StopSignal()))
+        provider.close()
+
+    assert "reasoning_effort" == raised.value.refused_setting
+    assert [] == fake.bodies
+    settings = {"tool_choice": choice, "extra_body": {"thinking": {"type": "disabled"}}}
+    assert {"type": "disabled"} == sent("messages", settings, model=model, tools=[TOOL])["thinking"]
+
+
+@pytest.mark.parametrize("model", ["claude-haiku-4-5", "claude-opus-4-6"])
+def test_an_effort_is_reported_as_dropped_where_the_final_tool_is_always_forced(model: str) -> None:
+    """No call of the run could think."""
+    call = {"type": "tool_use", "id": "t", "name": "final_answer", "input": {"name": "Rome"}}
+    answered = anthropic_stream(start(), block(0, **call), finish("tool_use"))
+    schema = {"type": "object", "properties": {"name": {"type": "string", "minLength": 3}}}
+    with vendor(raw(answered)) as fake:
+        route = route_to("anthropic", fake.url, model=model)
+        chain = RouteChain([route], lambda route: providers.load(route, faults=False))
+        settings = {"reasoning_effort": "high", "tool_choice": "none"}
+        agent = agent_for("Where?", model_settings=settings)
+        context = RecordedRun()
+        answer = run(replace(agent, chain=chain, output=OutputSchema(schema)), context)
+        chain.close()
+
+    assert {"name": "Rome"} == answer.output
+    assert ["tool"] == [body["tool_choice"]["type"] for body in fake.bodies]
+    assert [RunSettingsDropped(route.id, ["reasoning_effort"])] == [
+        event for event in context.events if isinstance(event, RunSettingsDropped)
+    ]
+
+
+def test_a_claude_thinks_again_after_a_forced_call() -> None:
+    """No setting of the run is dropped for its first call."""
+    call = {"type": "tool_use", "id": "t", "name": "calculator", "input": {"expression": "1+1"}}
+    called = anthropic_stream(start(), block(0, **call), finish("tool_use"))
+    answered = anthropic_stream(start(), *text(0, "2"), finish("end_turn"))
+    with vendor(raw(called), raw(answered)) as fake:
+        route = route_to("anthropic", fake.url, model="claude-opus-4-6")
+        chain = RouteChain([route], lambda route: providers.load(route, faults=False))
+        settings = {"reasoning_effort": "high", "tool_choice": "required"}
+        context = RecordedRun()
+        run(replace(agent_for("1+1?", model_settings=settings), chain=chain), context)
+        chain.close()
+
+    assert [None, "adaptive"] == [body.get("thinking", {}).get("type") for body in fake.bodies]
+    assert [{"effort": "high"}] * 2 == [body["output_config"] for body in fake.bodies]
+    assert not any(isinstance(event, RunSettingsDropped) for event in context.events)
 
 
 def test_a_budget_needs_room_in_the_output() -> None:
