@@ -175,6 +175,8 @@ def line_of(event: RunEvent) -> str | None:
         case "run.retrying":
             tries = f"try {data['try_number']}"
             return f"the model call failed ({data['code']}); {tries} in {data['seconds']:g} s"
+        case "run.settings_dropped" if data["settings"] == ["max_output_tokens"]:
+            return f"{data['route_id']} writes less than max_output_tokens: its own maximum applies"
         case "run.settings_dropped":
             names = ", ".join(data["settings"])
             return f"{data['route_id']} does not support {names}"

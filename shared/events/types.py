@@ -251,7 +251,7 @@ class RunFallback:
 
 @dataclass(frozen=True, slots=True)
 class RunSettingsDropped:
-    """Model settings that the route does not support: its calls are made without them."""
+    """Model settings that the route does not support, dropped; `max_output_tokens` is lowered."""
 
     type: ClassVar[str] = "run.settings_dropped"
     route_id: str

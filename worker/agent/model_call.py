@@ -22,6 +22,7 @@ from arkloop.worker.agent.retry import (
     DropAttachments,
     DropSetting,
     Fail,
+    LowerOutput,
     NextRoute,
     Progress,
     Retry,
@@ -49,6 +50,8 @@ from arkloop.worker.contract.retry_deadline import RetryDeadline
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.providers import Provider, output_modes
 
+#: How `run.settings_dropped` names an output limit above what the model allows.
+LOWERED_OUTPUT = "max_output_tokens"
 #: Far beyond what any model writes in a turn, and what one event can still hold.
 MAX_TURN_CHARACTERS = 4 * 1024 * 1024
 #: Under a budget every call needs a bound: this one, where neither persona nor route has one.
@@ -132,18 +135,18 @@ def call_model(
     number = 1
     while True:
         streamed = _Streamed(on_output)
-        request = bounded(replace(request, try_number=number), admission)
+        sent = bounded(chain.allowed(replace(request, try_number=number)), admission)
         route, began = chain.route.group, time.monotonic()
         try:
-            with call_spans.model_call(chain.route, request) as span:
-                reply = _try_once(chain, request, context, stop, deadline, streamed, last_call)
+            with call_spans.model_call(chain.route, sent) as span:
+                reply = _try_once(chain, sent, context, stop, deadline, streamed, last_call)
                 call_spans.replied(span, reply.end, reply.usage)
             metrics.MODEL_CALLS.add(1, route, "ok")
             metrics.MODEL_SECONDS.add(time.monotonic() - began, route)
             return reply
         except ProviderError as error:
             metrics.MODEL_CALLS.add(1, route, error.code)
-            error = _never_fits(error, chain, request)
+            error = _never_fits(error, chain, sent)
             to_drop = set()
             if error.refuses_attachments:
                 to_drop = droppable(request.messages, chain.refused_attachments)
@@ -154,6 +157,7 @@ def call_model(
                 is_replaceable=chain.is_replaceable,
                 sends_state=has_state(request.messages),
                 sends_attachments=bool(to_drop),
+                most_output_tokens=sent.max_output_tokens,
                 seconds_left=deadline.seconds_left,
             )
             decision = decide(error, progress, random.uniform(*JITTER))
@@ -175,7 +179,7 @@ def call_model(
                         refusals=progress.refusals + 1,
                         tries=progress.tries + int(progress.is_billed),
                     )
-                case Shrink(too_large) if smaller := shrink(chain.route, request, too_large):
+                case Shrink(too_large) if smaller := shrink(chain.route, sent, too_large):
                     request, progress = smaller, replace(progress, shrinks=progress.shrinks + 1)
                 case StripState():
                     _void(context, error, streamed)
@@ -189,6 +193,12 @@ def call_model(
                     _void(context, error, streamed)
                     chain.refused_attachments.update(to_drop)
                     _drop_settings(chain, context, [DROPPED_ATTACHMENTS])
+                case LowerOutput(tokens):
+                    _void(context, error, streamed)
+                    if request.max_output_tokens is not None and not request.is_summary:
+                        _drop_settings(chain, context, [LOWERED_OUTPUT])
+                    chain.lower_output(tokens)
+                    progress = replace(progress, lowered=progress.lowered + 1)
                 case (NextRoute() as left) | Shrink(otherwise=NextRoute() as left):
                     _void(context, error, streamed)
                     _fall_back(chain, context, error, left)

@@ -21,12 +21,7 @@ from arkloop.worker.agent.offered_tools import OfferedTools
 from arkloop.worker.agent.vendor_count import VendorCount
 from arkloop.worker.contract.context import RunContext
 from arkloop.worker.contract.cpu_slices import breathe, portions
-from arkloop.worker.contract.messages import (
-    Message,
-    ModelRequest,
-    has_state,
-    strip_provider_state,
-)
+from arkloop.worker.contract.messages import Message, ModelRequest, has_state, strip_provider_state
 from arkloop.worker.contract.outcomes import TooLarge
 from arkloop.worker.contract.stop_signal import StopSignal
 
@@ -307,6 +302,7 @@ class RequestBuilder:
 
     def _answer_tokens(self, route: Route) -> int:
         most = self._agent.persona.max_output_tokens or route.max_output_tokens
+        most = self._agent.chain.output_limit(most or ANSWER_TOKENS)
         return min(most or ANSWER_TOKENS, (route.context_tokens or 0) // 2)
 
     def _input_tokens(self, route: Route) -> float:

@@ -10,6 +10,8 @@ MAX_TRIES = 4
 MAX_TRIES_AFTER_TIMEOUT = 2
 #: Of one route: requests that were too large, each smaller than the one before.
 MAX_SHRINKS = 8
+#: Of one route: output limits that were too high, each lower than the one before.
+MAX_LOWERED = 3
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 30.0
@@ -28,6 +30,7 @@ class Progress:
     `is_replaceable`: the run has another route, for other calls than this one.
     `sends_state`: the request returns provider state.
     `sends_attachments`: it has images or files that can be left out.
+    `most_output_tokens`: its output limit, if it has one; `lowered`: how often it was lowered.
     """
 
     has_next: bool
@@ -39,6 +42,8 @@ class Progress:
     shrinks: int = 0
     sends_state: bool = False
     sends_attachments: bool = False
+    most_output_tokens: int | None = None
+    lowered: int = 0
     seconds_left: float = 0.0
 
 
@@ -97,7 +102,24 @@ class DropAttachments:
     """The same request without attachments: those before the last question, then all."""
 
 
-Decision = Retry | Wait | Shrink | StripState | DropSetting | DropAttachments | NextRoute | Fail
+@dataclass(frozen=True, slots=True)
+class LowerOutput:
+    """The same request with a lower output limit: the most that the model allows."""
+
+    tokens: int
+
+
+Decision = (
+    Retry
+    | Wait
+    | Shrink
+    | StripState
+    | DropSetting
+    | DropAttachments
+    | LowerOutput
+    | NextRoute
+    | Fail
+)
 
 
 def decide(error: ProviderError, progress: Progress, jitter: float) -> Decision:
@@ -106,6 +128,10 @@ def decide(error: ProviderError, progress: Progress, jitter: float) -> Decision:
         return DropSetting(error.refused_setting)
     if error.refuses_attachments and progress.sends_attachments:
         return DropAttachments()
+    most, sent = error.most_output_tokens, progress.most_output_tokens
+    is_lower = most is not None and (sent is None or most < sent)
+    if most is not None and is_lower and progress.lowered < MAX_LOWERED:
+        return LowerOutput(most)
     is_throttled = error.code == "provider.rate_limited"
     if is_throttled:
         pause = _pause(error, progress.refusals + 1, jitter)

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.worker.contract.attachments import Attachment
+from arkloop.worker.contract.messages import ModelRequest
 from arkloop.worker.providers import Provider
 
 #: The provider of a route.
@@ -35,6 +36,7 @@ class RouteChain:
         self._learned = learned
         self._dropped = {route_id: set(names) for route_id, names in dropped.items()}
         self._refused_attachments: dict[str, set[Attachment]] = {}
+        self._most_output: dict[str, int] = {}
         self._leaves_others = False
 
     @property
@@ -85,6 +87,20 @@ class RouteChain:
         """The attachments that the route's calls leave out for the rest of the attempt."""
         return self._refused_attachments.setdefault(self.route.id, set())
 
+    def lower_output(self, tokens: int) -> None:
+        """Take note that the route's model refuses a higher output limit, for the whole attempt."""
+        self._most_output[self.route.id] = tokens
+
+    def allowed(self, request: ModelRequest) -> ModelRequest:
+        """Return the request with an output limit that the route's model does not refuse."""
+        most = self.output_limit(request.max_output_tokens)
+        return replace(request, max_output_tokens=most)
+
+    def output_limit(self, limit: int | None) -> int | None:
+        """Return the limit, or the most that the route's model allows, if that is lower."""
+        most = self._most_output.get(self.route.id)
+        return limit if most is None else min(limit or most, most)
+
     @property
     def has_larger(self) -> bool:
         """True if a later route has a larger context, or one whose size is not known."""
@@ -115,6 +131,7 @@ class RouteChain:
         alone = RouteChain(self._routes[:1], lambda _route: provider)
         alone._dropped = self._dropped
         alone._refused_attachments = self._refused_attachments
+        alone._most_output = self._most_output
         alone._leaves_others = self.is_replaceable
         return alone
 

@@ -73,6 +73,11 @@ def find(status: int, param: Any, message: str, settings: Mapping[str, Any]) -> 
     return min(places)[2]
 
 
+def is_of_content(text: str) -> bool:
+    """Return whether a refusal, in lower case, is about a place in a message or a tool."""
+    return bool(_OF_TOOLS.search(text) or re.search(r"(?<!\w)messages[.\[]\d", text))
+
+
 def _words(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what a refusal may call each of the settings, with its name here."""
     for name in settings:

@@ -18,7 +18,13 @@ import httpx2
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import tls_failure
 from arkloop.worker.contract.outcomes import ProviderError
-from arkloop.worker.providers import error_bodies, rate_limit_headers, refused_settings, size_errors
+from arkloop.worker.providers import (
+    error_bodies,
+    output_limits,
+    rate_limit_headers,
+    refused_settings,
+    size_errors,
+)
 from arkloop.worker.providers.attachment_errors import is_about_attachments
 from arkloop.worker.providers.not_events import NotEvents
 
@@ -224,6 +230,8 @@ def _status_error(error: Any, api_key: str | None, settings: Mapping[str, Any]) 
         return ProviderError("invalid_request", message, too_large=too_large)
     if status < 500 and status != 429 and is_about_attachments(text, said.get("code")):
         return ProviderError("invalid_request", message, refuses_attachments=True)
+    if status in (400, 422) and (most := output_limits.read(text, said.get("param"))):
+        return ProviderError("invalid_request", message, most_output_tokens=most)
     if refused:
         return ProviderError("invalid_request", message, refused_setting=refused)
     return _refused(status, error.response.headers, message)

@@ -1856,7 +1856,7 @@ class RunRetryingEvent(TypedDict):
 
 
 class RunSettingsDroppedData(TypedDict):
-    "Model settings that the route does not support: its calls are made without them."
+    "Model settings that the route does not support, dropped; `max_output_tokens` is lowered."
 
     route_id: str
     settings: list[str]

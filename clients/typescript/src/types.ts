@@ -5392,7 +5392,7 @@ export interface components {
             model: string;
             reason: string;
         };
-        /** @description Model settings that the route does not support: its calls are made without them. */
+        /** @description Model settings that the route does not support, dropped; `max_output_tokens` is lowered. */
         RunSettingsDroppedData: {
             route_id: string;
             settings: string[];

@@ -32,6 +32,16 @@ from arkloop.cli.client.event_stream import RunEvent
             "large (slow) takes over after provider.overloaded",
         ),
         (
+            "run.settings_dropped",
+            {"route_id": "fast", "settings": ["seed", "stop"]},
+            "fast does not support seed, stop",
+        ),
+        (
+            "run.settings_dropped",
+            {"route_id": "fast", "settings": ["max_output_tokens"]},
+            "fast writes less than max_output_tokens: its own maximum applies",
+        ),
+        (
             "context.truncated",
             {"dropped_messages": 14},
             "too long for the model: 14 old messages omitted",

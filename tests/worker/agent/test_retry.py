@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 
 from arkloop.worker.agent.retry import (
+    MAX_LOWERED,
     MAX_SHRINKS,
     MAX_TRIES,
     Decision,
     DropAttachments,
     DropSetting,
     Fail,
+    LowerOutput,
     NextRoute,
     Progress,
     Retry,
@@ -164,6 +166,26 @@ TABLE: dict[str, tuple[ProviderError, Progress, Decision]] = {
     "refused attachments, and none is left": (
         error("invalid_request", refuses_attachments=True),
         beside(),
+        Fail(),
+    ),
+    "refused output limit": (
+        error("invalid_request", most_output_tokens=64),
+        beside(most_output_tokens=65, sends_state=True),
+        LowerOutput(64),
+    ),
+    "refused output limit of the API's own": (
+        error("invalid_request", most_output_tokens=64),
+        beside(),
+        LowerOutput(64),
+    ),
+    "refused output limit, lowered often enough": (
+        error("invalid_request", most_output_tokens=64),
+        alone(most_output_tokens=65, lowered=MAX_LOWERED),
+        Fail(),
+    ),
+    "refused output limit that is low enough": (
+        error("invalid_request", most_output_tokens=64),
+        alone(most_output_tokens=64),
         Fail(),
     ),
     "wrong request": (WRONG, alone(), Fail()),
