@@ -17,7 +17,7 @@ from tests.acceptance.test_console_losses import (
     say,
     unreachable,
 )
-from tests.acceptance.test_console_settings import go, signed_in, until_held
+from tests.acceptance.test_console_settings import go, press, signed_in, until_held
 from tests.caller import Caller, script
 
 pytestmark = [
@@ -252,4 +252,28 @@ def test_relative_times_stay_true_while_a_page_is_open(
     context.clock.fast_forward("10:00")
 
     expect(until).to_have_text(re.compile("^in (19|20) min$"))
+    user.cancel(run_id)
+
+
+def test_a_waiting_run_that_is_cancelled_on_its_page_waits_in_no_tab(
+    context: BrowserContext, user: Caller
+) -> None:
+    """Its thread has no event of it: the page of the run lets the other tabs read it again."""
+    thread_id = user.thread(script({"hang": 600}))
+    run_id = user.start(thread_id, route_id="scripted")
+    user.until(run_id, "phase", "executing")
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    waits = page.get_by_text("Waits for the answer before")
+    expect(page.locator("article.run")).to_have_count(1)
+    say(page, "Next.")
+    expect(waits).to_be_visible()
+    found = [run["run_id"] for run in user.get(f"/v1/threads/{thread_id}/runs")]
+    [waiting] = [one for one in found if one != run_id]
+    other = context.new_page()
+    other.goto(f"{user.url}/console#/runs/{waiting}")
+    press(other, "Cancel run")
+
+    expect(waits).to_have_count(0)
+    expect(page.locator("article.said")).to_have_count(1)
+    assert "cancelled" == user.ended(waiting)["status"]
     user.cancel(run_id)

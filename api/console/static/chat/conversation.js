@@ -22,6 +22,9 @@ const TERMINAL = ["completed", "failed", "cancelled"]
 
 const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("arkloop.threads") : null
 
+/** Let other tabs read a thread again: its stream has no event of a run that waits for its turn. @param {string} threadId */
+export const announce = (threadId) => channel?.postMessage({ thread_id: threadId })
+
 /** @param {Entry} entry */
 const idOf = (entry) => (entry.type === "run" ? `run:${entry.run_id}` : `message:${entry.id}`)
 
@@ -223,7 +226,7 @@ export class Conversation {
     const onRetry = () => this.view.sending && this.update({ sending: { ...this.view.sending, isRepeated: true } })
     try {
       const made = await deliver(this.threadId, `threads/${segment(this.threadId)}/runs`, outgoing, onRetry)
-      channel?.postMessage({ thread_id: this.threadId })
+      announce(this.threadId)
       // The stream may have been faster, and is faster than the timeline.
       this.answeredBy = made.run_id
       this.arrive()
@@ -244,7 +247,7 @@ export class Conversation {
   /** @param {string} runId @param {import("../lib/api.js").Sending} [sending] */
   async cancel(runId, sending) {
     await post(`runs/${segment(runId)}:cancel`, undefined, sending)
-    channel?.postMessage({ thread_id: this.threadId })
+    announce(this.threadId)
     // One that waited for its turn has no event in the stream.
     const run = this.view.entries.find((entry) => entry.type === "run" && entry.run_id === runId)
     if (run?.type === "run" && run.seq === 0) await this.load()

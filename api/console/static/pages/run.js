@@ -1,5 +1,5 @@
 // One run: where it is, what it did when, and each of its events.
-import { pauseAfter } from "../chat/conversation.js"
+import { announce, pauseAfter } from "../chat/conversation.js"
 import { PendingInput, inFull } from "../chat/pending_input.js"
 import { get, post, segment } from "../lib/api.js"
 import { parse } from "../lib/exact.js"
@@ -49,11 +49,16 @@ function Run({ id }) {
   }
   const data = run.data
   const isActive = data.phase !== "finished"
+  const cancel = async (/** @type {import("../lib/api.js").Sending} */ sending) => {
+    await post(`runs/${segment(id)}:cancel`, undefined, sending)
+    announce(data.thread_id)
+    run.reload()
+  }
   const dataOf = (/** @type {string} */ type) => asked.filter((event) => event.type === type).map((event) => event.data)
   const actions = html`
     <a class="button" href=${href(`/threads/${data.thread_id}`)}>Open thread</a>
     ${isActive && may("data.runs.write") && html`<${Button} kind="danger" icon="stop" busy=${action.isBusy}
-      onClick=${() => action.run(async (sending) => { await post(`runs/${segment(id)}:cancel`, undefined, sending); run.reload() })}>Cancel run</${Button}>`}`
+      onClick=${() => action.run(cancel)}>Cancel run</${Button}>`}`
   const problems = [action.error ?? problem, run.error && pauseAfter(run.error) === null ? run.error : null]
   const place = [
     connection.state === "offline", connection.limit, ...problems.map((one) => one && explained(one).text),
