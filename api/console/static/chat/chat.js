@@ -83,7 +83,7 @@ export function Chat({ id, onChange, onDelete }) {
       ${shown.map((entry) => drawn.of(entry, entry === last, () => entry.type === "message"
         ? html`<${Message} key=${`m${entry.id}`} entry=${entry} />`
         : html`<${Run} key=${`r${entry.run_id}`} run=${entry} isLast=${entry === last} waitsForThread=${waits(entry)}
-            onCancel=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.cancel(entry.run_id, sending)} onRetry=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.retry(sending)} />`))}
+            onCancel=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.cancel(entry.run_id, sending)} onRetry=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.retry(sending)} onStale=${() => void talk.load()} />`))}
       ${view.sending && html`<${Said} text=${view.sending.text} isRepeated=${view.sending.isRepeated} />`}
     </${Scroll}>
     ${view.connection === "offline" && html`<p class="connection" role="status">No connection. What happens meanwhile is shown when it is back.</p>`}

@@ -59,9 +59,10 @@ const textOf = (content) => parts(content).map((part) => part.text ?? "").join("
 
 /**
  * @param {{run: import("./fold.js").RunEntry, isLast: boolean, waitsForThread: boolean, onCancel: (sending: import("../lib/api.js").Sending) => Promise<void>,
- *   onRetry: (sending: import("../lib/api.js").Sending) => Promise<void>}} props
+ *   onRetry: (sending: import("../lib/api.js").Sending) => Promise<void>, onStale: () => void}} props
+ *   `onStale` is called if the stream does not say what the run waits for
  */
-export function Run({ run, isLast, waitsForThread, onCancel, onRetry }) {
+export function Run({ run, isLast, waitsForThread, onCancel, onRetry, onStale }) {
   const action = useAction()
   const isLive = run.ended_at === null && run.phase !== "waiting"
   const isEmpty = run.turns.length === 0
@@ -75,7 +76,8 @@ export function Run({ run, isLast, waitsForThread, onCancel, onRetry }) {
       <span>${run.phase === "scheduled" ? "Scheduled for later" : "Waits for the answer before"}${run.queue?.position ? `, place ${run.queue.position}` : ""}</span>
       ${may("data.runs.write") && html`<button type="button" class="link" onClick=${() => action.run(onCancel)}>Cancel</button>`}</p>`}
     ${run.phase === "cancelling" && html`<p class="thinking" role="status"><span class="pulse"></span>Cancelling</p>`}
-    ${run.pending_input && html`<${PendingInput} key=${run.pending_input.request_id} runId=${run.run_id} pending=${withArguments(run)} place=${String(progress)} />`}
+    ${run.pending_input && html`<${PendingInput} key=${run.pending_input.request_id} runId=${run.run_id} pending=${withArguments(run)} place=${String(progress)}
+      onDone=${run.pending_input.kind === "tool_results" ? onStale : undefined} onStale=${onStale} />`}
     ${run.status === "failed" && html`<${Failure} run=${run} />`}
     ${run.status === "cancelled" && html`<p class="ending">Cancelled</p>`}
     ${run.status === "completed" && run.stop_reason && run.stop_reason !== "stop" && html`<p class="ending">Ended early: ${words(run.stop_reason)}</p>`}

@@ -21,10 +21,11 @@ export const Place = createContext("")
 /**
  * The box for the open request of a run. It goes when the run's events say that there is an answer,
  * from any person or client.
- * @param {{runId: string, pending: any, place?: string, isListed?: boolean, onDone?: () => void}} props
- *   `place` changes when the box may have moved; a box that `isListed` gets no arguments that are long
+ * @param {{runId: string, pending: any, place?: string, isListed?: boolean, onDone?: () => void, onStale?: () => void}} props
+ *   `place` changes when the box may have moved; a box that `isListed` gets no arguments that are long; `onStale` is
+ *   called if the run waits for something else than is shown
  */
-export function PendingInput({ runId, pending, place = "", isListed = false, onDone }) {
+export function PendingInput({ runId, pending, place = "", isListed = false, onDone, onStale }) {
   const action = useAction()
   const [isNew, setNew] = useState(true)
   const around = useContext(Place)
@@ -52,7 +53,8 @@ export function PendingInput({ runId, pending, place = "", isListed = false, onD
   const isLate = action.error instanceof ApiError && ["input.stale", "runs.not_waiting", "runs.not_active"].includes(action.error.code)
   return html`<section class="ask" aria-label="The run waits for you">
     ${may("data.runs.write") ? html`<div role="group" aria-label="Reply" aria-disabled=${isNew || undefined} onClickCapture=${onClick}>
-      <${Form} pending=${pending} runId=${runId} missing=${isListed ? TOO_LONG : NOT_LOADED} answer=${answer} isBusy=${action.isBusy} onDone=${onDone} /></div>`
+      <${Form} pending=${pending} runId=${runId} missing=${isListed ? TOO_LONG : NOT_LOADED} answer=${answer} isBusy=${action.isBusy}
+        onDone=${onDone} onStale=${onStale} /></div>`
       : html`<p>${plain(pending.prompt)}</p>`}
     ${isLate ? html`<p class="note" role="alert">This was answered elsewhere, or its time is over.</p>` : html`<${Problem} error=${action.error} />`}
     <p class="faint ask-until" aria-live="off">${expiry(pending.on_expiry)} <${Time} at=${pending.expires_at} /></p>
@@ -82,7 +84,7 @@ export function inFull(pending, calls, requests) {
 
 /**
  * @typedef {{pending: any, runId: string, missing: string, answer: (content: string | object) => Promise<boolean>, isBusy: boolean,
- *   onDone?: () => void}} FormProps `missing` stands in place of arguments that are not there
+ *   onDone?: () => void, onStale?: () => void}} FormProps `missing` stands in place of arguments that are not there
  */
 
 /** @param {FormProps} props */
@@ -203,26 +205,38 @@ function Authorization({ pending, answer, isBusy }) {
 }
 
 /** @param {FormProps} props */
-function Results({ pending, runId, missing, isBusy, onDone }) {
+function Results({ pending, runId, missing, isBusy, onDone, onStale }) {
   const id = useId()
   const [outputs, setOutputs] = useState(/** @type {Record<string, string>} */ ({}))
   const action = useAction()
+  /** @type {{tool_call_id: string, name: string, arguments?: any}[]} */
   const calls = pending.calls ?? []
+  const results = calls.filter((call) => outputs[call.tool_call_id])
+    .map((call) => ({ tool_call_id: call.tool_call_id, output: outputs[call.tool_call_id] }))
   const send = () => action.run(async (sending) => {
-    const results = calls.filter((/** @type {any} */ call) => outputs[call.tool_call_id])
-      .map((/** @type {any} */ call) => ({ tool_call_id: call.tool_call_id, output: outputs[call.tool_call_id] }))
-    await post(`runs/${segment(runId)}/tool-results`, results, sending)
+    try {
+      await post(`runs/${segment(runId)}/tool-results`, results, sending)
+    } catch (error) {
+      if (error instanceof ApiError && error.status === 409) onStale?.()
+      throw error instanceof ApiError && error.code === "tool_results.conflict" ? new Error(takenBefore(calls, error)) : error
+    }
     onDone?.()
   })
   return html`<h2><${Icon} name="clock" />Waits for results of the client's tools</h2>
     <p class="faint">The program that declared these tools sends them. You may send results in its place.</p>
-    ${calls.map((/** @type {any} */ call, /** @type {number} */ index) => html`<div key=${call.tool_call_id} class="field">
+    ${calls.map((call, index) => html`<div key=${call.tool_call_id} class="field">
       ${call.arguments === undefined ? html`<p class="faint">${missing}</p>` : html`<${Data} label=${call.name} value=${call.arguments} />`}
       <label for=${`${id}-${index}`}>Result of ${plain(call.name)}</label>
       <textarea id=${`${id}-${index}`} rows="2" value=${outputs[call.tool_call_id] ?? ""}
         onInput=${(/** @type {any} */ event) => setOutputs({ ...outputs, [call.tool_call_id]: event.target.value })}></textarea></div>`)}
     <${Problem} error=${action.error} />
-    <div class="ask-actions"><${Button} kind="primary" busy=${isBusy || action.isBusy} disabled=${!Object.values(outputs).some(Boolean)} onClick=${send}>Send results</${Button}></div>`
+    <div class="ask-actions"><${Button} kind="primary" busy=${isBusy || action.isBusy} disabled=${results.length === 0} onClick=${send}>Send results</${Button}></div>`
+}
+
+/** Return why none of the results was taken. @param {{tool_call_id: string, name: string}[]} calls @param {ApiError} error */
+function takenBefore(calls, { details }) {
+  const names = calls.filter((call) => details.tool_call_ids?.includes(call.tool_call_id)).map((call) => call.name)
+  return `${names.join(", ")} already ${names.length > 1 ? "have other results" : "has another result"}, so none of these was sent. Send the others again.`
 }
 
 /** A question that has its answer; `isAskedAgain` if that did not settle the call. @param {{question: any, isAskedAgain: boolean}} props */

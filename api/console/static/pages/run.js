@@ -73,7 +73,7 @@ function Run({ id }) {
       ${connection.limit && html`<p class="note" role="status">${connection.limit} The page continues by itself.</p>`}
       ${explanation && html`<${Explanation} explanation=${explanation} />`}
       ${data.error && html`<${RunError} run=${data} events=${events} />`}
-      ${data.pending_input && html`<${PendingInput} key=${data.pending_input.request_id} runId=${id} place=${place} onDone=${run.reload}
+      ${data.pending_input && html`<${PendingInput} key=${data.pending_input.request_id} runId=${id} place=${place} onDone=${run.reload} onStale=${run.reload}
         pending=${inFull(data.pending_input, dataOf("tool.call"), dataOf("run.waiting_for_input"))} />`}
       <${Figures} run=${data} />
       <${Recorded} run=${data} events=${events}>
