@@ -1,13 +1,17 @@
 """Replies that people write for runs in the console, in a real Chromium."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_settings import press, signed_in
+from tests.acceptance.test_console_losses import hold
+from tests.acceptance.test_console_settings import go, press, signed_in, until, until_held
 from tests.caller import Caller
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.browser,
@@ -43,11 +47,29 @@ def test_a_result_that_was_taken_is_not_asked_for_again(
     expect(page.locator(".run .markdown").last).to_have_text("End.")
 
 
+def test_a_result_that_is_written_while_another_one_is_sent_stays(
+    context: BrowserContext, user: Caller
+) -> None:
+    run = asking_for_results(user)
+    page = signed_in(context, user, f"/threads/{run['thread_id']}")
+    look, listen = page.get_by_label("Result of look"), page.get_by_label("Result of listen")
+    look.fill("A lake.")
+    held = hold(context, "**/tool-results")
+    press(page, "Send results")
+    until_held(page, held, 1)
+    listen.fill("Waves.")
+    held[0].continue_()
+    expect(look).to_have_count(0)
+
+    expect(listen).to_have_value("Waves.")
+    user.cancel(run["run_id"])
+
+
 @pytest.mark.parametrize("place", ["threads", "runs", "inbox"])
 def test_a_result_that_came_from_elsewhere_is_named(
     context: BrowserContext, user: Caller, place: str
 ) -> None:
-    """One is refused together with the others, which stay in the box and are sent again."""
+    """The others are refused together with it, stay in the box and are sent again."""
     run = asking_for_results(user)
     addresses = {"threads": f"/threads/{run['thread_id']}", "runs": f"/runs/{run['run_id']}"}
     page = signed_in(context, user, addresses.get(place, "/inbox"))
@@ -65,4 +87,121 @@ def test_a_result_that_came_from_elsewhere_is_named(
     expect(listen).to_have_value("Waves.")
     press(box, "Send results")
 
+    assert "completed" == user.ended(run["run_id"])["status"]
+
+
+def asking(user: Caller, label: str, log: Path) -> dict[str, Any]:
+    """Return a run that waits for a reply with a field of this label."""
+    if label == "Result of look":
+        return asking_for_results(user)
+    if label == "Answer, as JSON":
+        server = str(Path(__file__).parents[1] / "form_mcp_server.py")
+        command = [sys.executable, server, str(log)]
+        fields = {"name": "forms", "transport": "stdio", "command": command}
+        path = f"/v1/mcp-configs/{user.made('/v1/mcp-configs', fields)['id']}"
+        eventually(lambda: user.get(path)["discovered_at"] is not None)
+        user.made("/v1/personas", {"key": "host", "route_id": "scripted", "mcp": ["forms"]})
+        call, key = {"tool": "book", "args": {"table": "4"}}, "host"
+    elif label == "Your answer":
+        call, key = {"tool": "ask_user", "args": {"question": "Which city?"}}, "assistant"
+    else:
+        persona = {"key": "careful", "route_id": "scripted", "tools": ["calculator"]}
+        user.http.post("/v1/personas", json=persona | {"require_approval": ["calculator"]})
+        call, key = {"tool": "calculator", "args": {"expression": "6*7"}}, "careful"
+    run_id = user.run(call, {"say": "End."}, persona_id=key, route_id="scripted")
+    return user.until(run_id, "phase", "waiting")
+
+
+#: Whether the tab keeps something that was written for a run.
+KEPT = "Object.keys(sessionStorage).some((name) => name.includes('.reply.'))"
+
+
+@pytest.mark.parametrize(
+    ("label", "opener", "text", "action"),
+    [
+        ("Your answer", None, "Rome, because", "Answer"),
+        ("Reason for the model", "Deny …", "Not today", "Deny the call"),
+        ("Arguments, as JSON", "Edit …", '{"expression": "6*9"}', "Call with these arguments"),
+        ("Answer, as JSON", None, '{"seats": 2}', "Send"),
+        ("Result of look", None, "A lake.", "Send results"),
+    ],
+)
+def test_a_reply_that_is_being_written_stays(
+    context: BrowserContext,
+    user: Caller,
+    tmp_path: Path,
+    label: str,
+    opener: str | None,
+    text: str,
+    action: str,
+) -> None:
+    """It is there after a look at another thread, after a reload and in the inbox."""
+    run = asking(user, label, tmp_path / "log")
+    other, address = user.thread(title="Another thread"), f"/threads/{run['thread_id']}"
+    page = signed_in(context, user, address)
+    box = page.locator(".ask").first
+    if opener is not None:
+        press(box, opener)
+    box.get_by_label(label).fill(text)
+    go(page, f"/threads/{other}")
+    expect(page.get_by_role("heading", name="Another thread")).to_be_visible()
+    expect(box).to_have_count(0)
+    go(page, address)
+    expect(box.get_by_label(label)).to_have_value(text)
+    page.reload()
+    expect(box.get_by_label(label)).to_have_value(text)
+    go(page, "/inbox")
+    expect(page.get_by_role("heading", name="Inbox")).to_be_visible()
+    expect(box.get_by_label(label)).to_have_value(text)
+    go(page, f"/runs/{run['run_id']}")
+    expect(page.get_by_role("heading", name="Run ")).to_be_visible()
+    expect(box.get_by_label(label)).to_have_value(text)
+    press(box, action)
+
+    until(page, f"!{KEPT}")
+    user.cancel(run["run_id"])
+
+
+#: Fills what the tab may keep, up to the last byte.
+FILL = """
+() => {
+  for (let size = 2 ** 20, part = 0; size >= 1; part++) {
+    try { sessionStorage.setItem(`part ${part}`, "x".repeat(size)) }
+    catch { size = Math.floor(size / 2) }
+  }
+}
+"""
+
+
+def test_a_reply_that_cannot_be_kept_leaves_no_older_one(
+    context: BrowserContext, user: Caller, tmp_path: Path
+) -> None:
+    """After a reload the box is empty, rather than with what the person has changed since."""
+    run = asking(user, "Your answer", tmp_path / "log")
+    page = signed_in(context, user, f"/threads/{run['thread_id']}")
+    answer = page.get_by_label("Your answer")
+    answer.fill("Rome")
+    until(page, KEPT)
+    page.evaluate(FILL)
+    answer.fill("Paris, since Rome is closed")
+    page.reload()
+
+    expect(answer).to_have_value("")
+    user.cancel(run["run_id"])
+
+
+@pytest.mark.parametrize("place", ["threads", "runs"])
+def test_a_reply_is_forgotten_once_another_one_has_come(
+    context: BrowserContext, user: Caller, tmp_path: Path, place: str
+) -> None:
+    """Nothing of it is left in the tab when the box goes without it."""
+    run = asking(user, "Your answer", tmp_path / "log")
+    addresses = {"threads": f"/threads/{run['thread_id']}", "runs": f"/runs/{run['run_id']}"}
+    page = signed_in(context, user, addresses[place])
+    page.get_by_label("Your answer").fill("Rome, because")
+    until(page, KEPT)
+    reply = {"content": "Paris", "request_id": run["pending_input"]["request_id"]}
+    assert user.http.post(f"/v1/runs/{run['run_id']}/input", json=reply).is_success
+
+    until(page, f"!{KEPT}")
     assert "completed" == user.ended(run["run_id"])["status"]

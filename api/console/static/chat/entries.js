@@ -9,6 +9,7 @@ import { Markdown } from "../ui/markdown.js"
 import { Button, Foreign, Problem, useAction } from "../ui/parts.js"
 import { FileOf } from "./attachments.js"
 import { Answered, PendingInput, inFull } from "./pending_input.js"
+import { useOpenRequest } from "./replies.js"
 
 /** @param {{entry: import("./conversation.js").MessageEntry}} props */
 export function Message({ entry }) {
@@ -64,6 +65,7 @@ const textOf = (content) => parts(content).map((part) => part.text ?? "").join("
  */
 export function Run({ run, isLast, waitsForThread, onCancel, onRetry, onStale }) {
   const action = useAction()
+  useOpenRequest(run.pending_input?.request_id)
   const isLive = run.ended_at === null && run.phase !== "waiting"
   const isEmpty = run.turns.length === 0
   const progress = run.turns.flatMap((turn) => turn.tool_calls).filter((call) => call.progress).length

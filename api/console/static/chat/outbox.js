@@ -26,7 +26,7 @@ const outgoingName = (/** @type {string} */ name) => `${draftName(name)}.sending
 const read = (name) => JSON.parse(sessionStorage.getItem(outgoingName(name)) ?? "null")
 
 /** @param {string} item @param {string} value */
-function store(item, value) {
+export function store(item, value) {
   try {
     sessionStorage.setItem(item, value)
   } catch {

@@ -9,6 +9,7 @@ import { Data } from "../ui/json.js"
 import { safeUrl } from "../ui/markdown.js"
 import { Button, Foreign, Problem, Time, useAction } from "../ui/parts.js"
 import { countWaiting } from "../waiting.js"
+import { forgetReply, useReply } from "./replies.js"
 
 const TOO_LONG = "The arguments are too long for this list: open the run to see them."
 const NOT_LOADED = "The arguments are not loaded yet."
@@ -46,6 +47,7 @@ export function PendingInput({ runId, pending, place = "", isListed = false, onD
     const text = typeof content === "string" ? content : JSON.stringify(content)
     // The run's events may say that it is answered before the response does, and this box goes.
     await post(`runs/${segment(runId)}/input`, { content: text, request_id: pending.request_id }, sending).finally(() => void countWaiting())
+    forgetReply(pending.request_id)
     onDone?.()
   })
   const Form = { tool_confirmation: Approval, question: Question, form: Form_, authorization: Authorization, tool_results: Results }[
@@ -90,8 +92,7 @@ export function inFull(pending, calls, requests) {
 /** @param {FormProps} props */
 function Approval({ pending, missing, answer, isBusy }) {
   const id = useId()
-  const [mode, setMode] = useState(/** @type {"" | "edit" | "deny"} */ (""))
-  const [text, setText] = useState("")
+  const [{ mode, text }, write] = useReply(pending.request_id, () => ({ mode: /** @type {"" | "edit" | "deny"} */ (""), text: "" }))
   const [wrong, setWrong] = useState("")
   const before = useRef(mode)
   // The button that had the focus is gone: the keyboard continues in the field, or where the field was opened.
@@ -103,14 +104,11 @@ function Approval({ pending, missing, answer, isBusy }) {
   const isUnclear = isRounded(pending.arguments)
   const why = whyAgain(pending)
   const edit = () => {
-    setText(JSON.stringify(pending.arguments ?? {}, null, 2))
+    write({ mode: "edit", text: JSON.stringify(pending.arguments ?? {}, null, 2) })
     setWrong("")
-    setMode("edit")
   }
-  const deny = () => {
-    setText("")
-    setMode("deny")
-  }
+  const setText = (/** @type {any} */ event) => write({ mode, text: event.target.value })
+  const back = () => write({ mode: "", text: "" })
   const submitEdit = () => {
     let given
     try {
@@ -127,16 +125,16 @@ function Approval({ pending, missing, answer, isBusy }) {
     ${mode === "edit" ? html`
       <label for=${`${id}-edit`}>Arguments, as JSON</label>
       <textarea id=${`${id}-edit`} class="mono" rows=${Math.min(14, text.split("\n").length + 1)} spellcheck=${false} value=${text}
-        aria-invalid=${wrong !== ""} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea>
+        aria-invalid=${wrong !== ""} onInput=${setText}></textarea>
       ${wrong && html`<p class="field-error" role="alert">${wrong}</p>`}
       <div key="edit" class="ask-actions"><${Button} kind="primary" busy=${isBusy} onClick=${submitEdit}>Call with these arguments</${Button}>
-        <${Button} onClick=${() => setMode("")}>Back</${Button}></div>`
+        <${Button} onClick=${back}>Back</${Button}></div>`
     : mode === "deny" ? html`
       <label for=${`${id}-deny`}>Reason for the model (optional)</label>
-      <input id=${`${id}-deny`} value=${text} maxlength="2000" onInput=${(/** @type {any} */ event) => setText(event.target.value)} />
+      <input id=${`${id}-deny`} value=${text} maxlength="2000" onInput=${setText} />
       <div key="deny" class="ask-actions"><${Button} kind="danger" busy=${isBusy}
           onClick=${() => answer({ decision: "deny", ...(text.trim() ? { reason: text.trim() } : {}) })}>Deny the call</${Button}>
-        <${Button} onClick=${() => setMode("")}>Back</${Button}></div>`
+        <${Button} onClick=${back}>Back</${Button}></div>`
     : html`
       ${pending.arguments === undefined ? html`<p class="faint">${missing}</p>`
         : html`<${Data} label="Arguments" value=${pending.arguments} />`}
@@ -145,7 +143,7 @@ function Approval({ pending, missing, answer, isBusy }) {
       <div key="begin" class="ask-actions"><${Button} kind="primary" icon="check" busy=${isBusy} disabled=${pending.arguments === undefined}
           onClick=${() => answer({ decision: "approve" })}>Approve</${Button}>
         <${Button} id=${`${id}-to-edit`} disabled=${isBusy || isUnclear || pending.arguments === undefined} onClick=${edit}>Edit …</${Button}>
-        <${Button} id=${`${id}-to-deny`} disabled=${isBusy} onClick=${deny}>Deny …</${Button}></div>`}`
+        <${Button} id=${`${id}-to-deny`} disabled=${isBusy} onClick=${() => write({ mode: "deny", text: "" })}>Deny …</${Button}></div>`}`
 }
 
 /** Return what the prompt says beside the question that the heading has: why the reply before was not taken. @param {any} pending */
@@ -154,7 +152,7 @@ const whyAgain = ({ prompt, tool_name: name }) => (prompt ?? "").replace(`Allow 
 /** @param {FormProps} props */
 function Question({ pending, answer, isBusy }) {
   const id = useId()
-  const [text, setText] = useState("")
+  const [text, setText] = useReply(pending.request_id, () => "")
   const submit = (/** @type {Event} */ event) => {
     event.preventDefault()
     if (text.trim()) void answer(text)
@@ -170,7 +168,7 @@ function Question({ pending, answer, isBusy }) {
 /** @param {FormProps} props */
 function Form_({ pending, answer, isBusy }) {
   const id = useId()
-  const [text, setText] = useState(() => JSON.stringify(blank(pending.schema), null, 2))
+  const [text, setText] = useReply(pending.request_id, () => JSON.stringify(blank(pending.schema), null, 2))
   const [wrong, setWrong] = useState("")
   const accept = () => {
     try {
@@ -207,7 +205,7 @@ function Authorization({ pending, answer, isBusy }) {
 /** @param {FormProps} props */
 function Results({ pending, runId, missing, isBusy, onDone, onStale }) {
   const id = useId()
-  const [outputs, setOutputs] = useState(/** @type {Record<string, string>} */ ({}))
+  const [outputs, setOutputs] = useReply(pending.request_id, () => /** @type {Record<string, string>} */ ({}))
   const action = useAction()
   /** @type {{tool_call_id: string, name: string, arguments?: any}[]} */
   const calls = pending.calls ?? []
@@ -220,6 +218,9 @@ function Results({ pending, runId, missing, isBusy, onDone, onStale }) {
       if (error instanceof ApiError && error.status === 409) onStale?.()
       throw error instanceof ApiError && error.code === "tool_results.conflict" ? new Error(takenBefore(calls, error)) : error
     }
+    // The others may have been written meanwhile.
+    const sent = results.map((result) => result.tool_call_id)
+    setOutputs((now) => Object.fromEntries(Object.entries(now).filter(([callId]) => !sent.includes(callId))))
     onDone?.()
   })
   return html`<h2><${Icon} name="clock" />Waits for results of the client's tools</h2>

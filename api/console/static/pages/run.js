@@ -1,6 +1,7 @@
 // One run: where it is, what it did when, and each of its events.
 import { announce, pauseAfter } from "../chat/conversation.js"
 import { PendingInput, inFull } from "../chat/pending_input.js"
+import { useOpenRequest } from "../chat/replies.js"
 import { get, post, segment } from "../lib/api.js"
 import { parse } from "../lib/exact.js"
 import { brief, count, duration, exactly, money, plain, stateOf, words } from "../lib/format.js"
@@ -31,6 +32,7 @@ function Run({ id }) {
   const run = useRead((signal) => get(`runs/${segment(id)}`, {}, signal), [])
   const { events, asked, mark, connection, problem } = useEvents(id)
   const action = useAction()
+  useOpenRequest(run.data?.pending_input?.request_id)
   const explanation = useExplanation(id, run.data !== null && run.data.phase !== "finished", mark)
   // What the events do not say (usage, queue) is read again where the run changes its state.
   useEffect(() => {
