@@ -9,11 +9,13 @@ from playwright.sync_api import BrowserContext, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import (
+    CREATES,
     TIMELINE,
     Loss,
     box,
     hold,
     lose,
+    refused,
     say,
     unreachable,
 )
@@ -277,3 +279,53 @@ def test_a_waiting_run_that_is_cancelled_on_its_page_waits_in_no_tab(
     expect(page.locator("article.said")).to_have_count(1)
     assert "cancelled" == user.ended(waiting)["status"]
     user.cancel(run_id)
+
+
+def test_a_message_that_has_arrived_stays_while_its_thread_cannot_be_read(
+    context: BrowserContext, user: Caller
+) -> None:
+    """It is shown as sent, with those sent after it, until the thread brings them."""
+    thread_id = user.thread(script({"hang": 600}))
+    run_id = user.start(thread_id, route_id="scripted")
+    user.until(run_id, "phase", "executing")
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    expect(page.locator("article.run")).to_have_count(1)
+    context.route(TIMELINE, crowded(2))
+    sending = page.locator("article.said.sending")
+    for number, text in enumerate(("Book a hotel.", "And a table."), 1):
+        say(page, text)
+        expect(page.get_by_role("alert")).to_contain_text(CROWDED)
+        expect(sending.nth(number - 1)).to_have_text(f"{text}Sent")
+        expect(sending).to_have_count(number)
+        expect(box(page)).to_have_value("")
+    context.unroute(TIMELINE)
+
+    expect(sending).to_have_count(0)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    said = ["Book a hotel.", "And a table."]
+    expect(page.locator("article.said").filter(has_not_text="hang")).to_have_text(said)
+    for one in user.get(f"/v1/threads/{thread_id}/runs"):
+        user.cancel(one["run_id"])
+
+
+def test_a_message_that_was_refused_is_in_the_box_alone(
+    context: BrowserContext, user: Caller
+) -> None:
+    """It is not shown as sent, and one that has arrived before it still is."""
+    thread_id = user.thread(script({"hang": 600}))
+    run_id = user.start(thread_id, route_id="scripted")
+    user.until(run_id, "phase", "executing")
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    expect(page.locator("article.run")).to_have_count(1)
+    context.route(TIMELINE, crowded(2))
+    say(page, "Book a hotel.")
+    expect(page.locator("article.said.sending")).to_have_text(["Book a hotel.Sent"])
+    lose(context, CREATES, refused(422))
+    say(page, "And a table.")
+
+    expect(box(page)).to_have_value("And a table.")
+    expect(page.locator("article.said.sending")).to_have_text(["Book a hotel.Sent"])
+    context.unroute(TIMELINE)
+    expect(page.locator("article.said.sending")).to_have_count(0)
+    for one in user.get(f"/v1/threads/{thread_id}/runs"):
+        user.cancel(one["run_id"])

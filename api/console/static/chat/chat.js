@@ -74,17 +74,17 @@ export function Chat({ id, onChange, onDelete }) {
   }
   const problems = [view.error ?? saying.error, stopping.error]
   const place = [
-    view.connection === "offline", view.limit, ...problems.map((problem) => problem && explained(problem).text), shown.length, view.sending?.key,
+    view.connection === "offline", view.limit, ...problems.map((problem) => problem && explained(problem).text), shown.length, view.sending.length,
   ].join()
   return html`<${Place.Provider} value=${place}><div class="chat">
     <${ChatHead} id=${id} thread=${thread.data} onChange=${() => { thread.reload(); onChange() }} onDelete=${onDelete} />
     <${Scroll} view=${view} onOlder=${() => talk.loadOlder()}>
-      ${shown.length === 0 && !view.sending && html`<${Empty} icon="thread" title="Nothing said yet"><p>Write the first message below.</p></${Empty}>`}
+      ${shown.length === 0 && view.sending.length === 0 && html`<${Empty} icon="thread" title="Nothing said yet"><p>Write the first message below.</p></${Empty}>`}
       ${shown.map((entry) => drawn.of(entry, entry === last, () => entry.type === "message"
         ? html`<${Message} key=${`m${entry.id}`} entry=${entry} />`
         : html`<${Run} key=${`r${entry.run_id}`} run=${entry} isLast=${entry === last} waitsForThread=${waits(entry)}
             onCancel=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.cancel(entry.run_id, sending)} onRetry=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.retry(sending)} onStale=${() => void talk.load()} />`))}
-      ${view.sending && html`<${Said} text=${view.sending.text} isRepeated=${view.sending.isRepeated} />`}
+      ${view.sending.map((one) => html`<${Said} key=${`s${one.key}`} sending=${one} />`)}
     </${Scroll}>
     ${view.connection === "offline" && html`<p class="connection" role="status">No connection. What happens meanwhile is shown when it is back.</p>`}
     ${view.limit && html`<p class="connection" role="status">${view.limit} What happens meanwhile is shown later.</p>`}

@@ -17,7 +17,9 @@ const TERMINAL = ["completed", "failed", "cancelled"]
  *   created_at: string, metadata?: Record<string, string>}} MessageEntry
  * @typedef {RunEntry | MessageEntry} Entry
  * @typedef {{entries: Entry[], older: string | null, connection: string, limit: string, error: Error | null,
- *   isLoaded: boolean, sending: {key: number, text: string, isRepeated: boolean} | null}} View
+ *   isLoaded: boolean, sending: Sending[]}} View
+ * @typedef {{key: string, text: string, isRepeated: boolean, runId: string}} Sending a message that the entries do not
+ *   have; `runId` is the run that answers it, "" until the service has it
  */
 
 const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("arkloop.threads") : null
@@ -56,7 +58,7 @@ export class Conversation {
   constructor(threadId, onChange) {
     this.threadId = threadId
     /** @type {View} */
-    this.view = { entries: [], older: null, connection: "connecting", limit: "", error: null, isLoaded: false, sending: null }
+    this.view = { entries: [], older: null, connection: "connecting", limit: "", error: null, isLoaded: false, sending: [] }
     this.onChange = onChange
     this.stopFollowing = () => {}
     this.isClosed = false
@@ -64,8 +66,6 @@ export class Conversation {
     this.loads = 0
     /** The runs that have begun since a message was sent, with their messages. @type {Set<string>} */
     this.begun = new Set()
-    /** The run that answers the message which is sent; "" before the response. */
-    this.answeredBy = ""
     this.onElsewhere = (/** @type {MessageEvent} */ { data }) => {
       if (data.thread_id === this.threadId) void this.load()
     }
@@ -122,6 +122,7 @@ export class Conversation {
       older: isWhole ? this.view.older : response.headers.get("X-Next-Cursor"),
       error: null,
       isLoaded: true,
+      sending: this.view.sending.filter(({ runId }) => runId === ""),
     })
     this.follow(response.headers.get("X-Stream-Cursor"))
   }
@@ -195,9 +196,14 @@ export class Conversation {
     this.arrive()
   }
 
-  /** Show a message that was sent no longer as such once its run has brought it. */
+  /** Show messages that were sent no longer as such once their runs have brought them. */
   arrive() {
-    if (this.begun.has(this.answeredBy)) this.update({ sending: null })
+    this.update({ sending: this.view.sending.filter(({ runId }) => !this.begun.has(runId)) })
+  }
+
+  /** Change how a message is shown that is sent. @param {string} key @param {Partial<Sending>} change */
+  mark(key, change) {
+    this.update({ sending: this.view.sending.map((one) => (one.key === key ? { ...one, ...change } : one)) })
   }
 
   /** Load the page before the oldest entry. */
@@ -220,22 +226,24 @@ export class Conversation {
    * @param {import("./outbox.js").Outgoing} outgoing
    */
   async say(outgoing) {
+    const { key } = outgoing
     this.begun.clear()
-    this.answeredBy = ""
-    this.update({ sending: { key: Date.now(), text: textOf(outgoing), isRepeated: false } })
-    const onRetry = () => this.view.sending && this.update({ sending: { ...this.view.sending, isRepeated: true } })
+    this.update({ sending: [...this.view.sending, { key, text: textOf(outgoing), isRepeated: false, runId: "" }] })
+    const path = `threads/${segment(this.threadId)}/runs`
+    let made
     try {
-      const made = await deliver(this.threadId, `threads/${segment(this.threadId)}/runs`, outgoing, onRetry)
-      announce(this.threadId)
-      // The stream may have been faster, and is faster than the timeline.
-      this.answeredBy = made.run_id
-      this.arrive()
-      // Runs that wait for the thread are in its timeline, and in its stream only when they start.
-      await this.load()
-      return made
-    } finally {
-      this.update({ sending: null })
+      made = await deliver(this.threadId, path, outgoing, () => this.mark(key, { isRepeated: true }))
+    } catch (error) {
+      this.update({ sending: this.view.sending.filter((one) => one.key !== key) })
+      throw error
     }
+    announce(this.threadId)
+    this.mark(key, { runId: made.run_id })
+    // The stream may have been faster, and is faster than the timeline.
+    this.arrive()
+    // Runs that wait for the thread are in its timeline, and in its stream only when they start.
+    await this.load()
+    return made
   }
 
   /** @param {import("../lib/api.js").Sending} [sending] */

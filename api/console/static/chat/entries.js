@@ -39,10 +39,10 @@ function withoutEarlier(entry) {
   return { earlier: found[1] ?? "", own: all.flatMap((part) => part !== first ? [part] : text ? [{ ...part, text }] : []) }
 }
 
-/** A message that is on its way. @param {{text: string, isRepeated: boolean}} props */
-export const Said = ({ text, isRepeated }) => html`<article class="said sending" aria-label="User">
+/** A message that is on its way, or has arrived and is not read back yet. @param {{sending: import("./conversation.js").Sending}} props */
+export const Said = ({ sending: { text, isRepeated, runId } }) => html`<article class="said sending" aria-label="User">
   <${SaidText} text=${plain(text)} />
-  <p class="faint" role="status">${isRepeated ? "No connection: it is sent again …" : "Sending …"}</p></article>`
+  <p class="faint" role="status">${runId ? "Sent" : isRepeated ? "No connection: it is sent again …" : "Sending …"}</p></article>`
 
 const MOST_SHOWN = 1_200
 
