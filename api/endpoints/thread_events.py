@@ -129,6 +129,7 @@ def announcement(run: NextRun) -> bytes:
     data: dict[str, Any] = {
         "run_id": str(row.id),
         "persona_id": row.persona_id,
+        "route_id": row.route_id,
         "model": row.model,
         "created_by_user_id": str(row.created_by_user_id),
         "supersedes": [str(run_id) for run_id in row.supersedes],

@@ -89,6 +89,7 @@ def _run(run: Any, turns: Turns) -> dict[str, Any]:
         "queue": queue_of(run),
         "seq": run["last_seq"],
         "persona_id": run["persona_id"],
+        "route_id": run["route_id"],
         "model": run["model"],
         "created_by_user_id": str(run["created_by_user_id"]),
         "end_user_id": run["end_user_id"],

@@ -2157,6 +2157,7 @@ class TimelineRun(TypedDict):
     queue: QueuePlace | None
     seq: int
     persona_id: str
+    route_id: str
     model: str
     created_by_user_id: str
     end_user_id: str | None

@@ -4174,6 +4174,7 @@ export interface components {
             queue: components["schemas"]["QueuePlace"] | null;
             seq: number;
             persona_id: string;
+            route_id: string;
             model: string;
             /** Format: uuid */
             created_by_user_id: string;

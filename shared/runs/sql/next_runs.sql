@@ -1,6 +1,6 @@
 -- The first run after a position of each thread, with its last event, and the runs that it replaces
 -- by a retry or a rollback.
-SELECT wanted.thread_id, wanted.after, r.id, r.position, r.persona_id, r.model,
+SELECT wanted.thread_id, wanted.after, r.id, r.position, r.persona_id, r.route_id, r.model,
     r.created_by_user_id, r.created_at, r.ended_at,
     (SELECT coalesce(max(e.seq), 0) FROM run_events e WHERE e.run_id = r.id) AS last_seq,
     -- They are the last ones before it, and a retry supersedes all runs of its round together.

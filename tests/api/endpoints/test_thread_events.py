@@ -89,7 +89,7 @@ def test_all_runs_one_after_the_other(alice: User, stored: StoredRuns) -> None:
     begun = [frames[0].json(), frames[5].json()]
     assert [[said[0]], said[1:]] == [event["data"].pop("messages") for event in begun]
     data = {"persona_id": "assistant@1", "model": "scripted-1", "supersedes": []}
-    data |= {"created_by_user_id": str(alice.id), "truncated": False}
+    data |= {"created_by_user_id": str(alice.id), "truncated": False, "route_id": "scripted"}
     for run_id, event in zip((first, second), begun, strict=True):
         created_at = (alice.get(f"/v1/runs/{run_id}").json or {})["created_at"]
         expected = {"seq": 0, "type": "thread.run", "data": {"run_id": str(run_id), **data}}

@@ -82,6 +82,7 @@ def test_a_run_is_shown_after_its_message(alice: User, stored: StoredRuns) -> No
         "phase",
         "queue",
         "persona_id",
+        "route_id",
         "model",
         "created_by_user_id",
         "end_user_id",

@@ -1,15 +1,23 @@
 // A conversation: what was said, what is being said, and the box to say something.
-import { get, patch, remove, segment } from "../lib/api.js"
+import { ApiError, get, patch, remove, segment } from "../lib/api.js"
 import { brief } from "../lib/format.js"
 import { classes, html, useEffect, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { may } from "../lib/session.js"
 import { Button, Dialog, Empty, explained, Field, Foreign, Head, Loading, Problem, useAction, useRead } from "../ui/parts.js"
+import { AnsweredBy, useAnswering } from "./answering.js"
 import { messageOf } from "./attachments.js"
 import { Composer } from "./composer.js"
 import { Conversation, isActive, pauseAfter, waits } from "./conversation.js"
 import { Message, Run, Said } from "./entries.js"
 import { Place } from "./pending_input.js"
+
+/** Refusals of a message whose persona or route is gone. */
+const GONE = ["personas.not_found", "routes.not_found"]
+
+/** Return whether a message was refused for its persona or route, so that another one is to be chosen. A message has no variables. @param {unknown} error */
+const isOfAnswering = (error) => error instanceof ApiError
+  && (GONE.includes(error.code) || (error.status === 422 && Object.keys(error.details).some((field) => field.startsWith("variables"))))
 
 /** @param {{id: string, onChange: () => void, onDelete: () => void}} props */
 export function Chat({ id, onChange, onDelete }) {
@@ -18,6 +26,11 @@ export function Chat({ id, onChange, onDelete }) {
   const thread = useRead((signal) => get(`threads/${segment(id)}`, {}, signal), [id])
   const saying = useAction()
   const stopping = useAction()
+  const answering = useAnswering(id, view)
+  const [isChoosing, setChoosing] = useState(false)
+  useEffect(() => {
+    if (isOfAnswering(saying.error)) setChoosing(true)
+  }, [saying.error])
   useEffect(() => {
     const made = new Conversation(id, setView)
     conversation.current = made
@@ -53,15 +66,18 @@ export function Chat({ id, onChange, onDelete }) {
   const last = shown.at(-1)
   const canWrite = may("data.runs.write")
   const requestOf = (/** @type {any} */ content, /** @type {string} */ onBusy) =>
-    ({ message: messageOf(content), ...(active ? { on_busy: onBusy } : {}) })
+    ({ message: messageOf(content), ...answering.fields, ...(active ? { on_busy: onBusy } : {}) })
   const say = async (/** @type {import("./outbox.js").Outgoing} */ outgoing) => {
     stopping.clear()
     /** @type {any} */
     let made = null
+    answering.keep(outgoing.body, true)
     const isSent = await saying.run(async () => {
       made = await talk.say(outgoing)
       onChange()
     })
+    if (isSent) setChoosing(false)
+    else answering.keep(outgoing.body, false)
     // The message had arrived before the person chose to stop the agent, which nothing has stopped so far.
     const isToStop = made?.isEarlier && outgoing.body.on_busy === "interrupt"
     const fallback = made?.steer?.fallback_run_id
@@ -74,7 +90,7 @@ export function Chat({ id, onChange, onDelete }) {
   }
   const problems = [view.error ?? saying.error, stopping.error]
   const place = [
-    view.connection === "offline", view.limit, ...problems.map((problem) => problem && explained(problem).text), shown.length, view.sending.length,
+    view.connection === "offline", view.limit, ...problems.map((problem) => problem && explained(problem).text), shown.length, view.sending.length, isChoosing,
   ].join()
   return html`<${Place.Provider} value=${place}><div class="chat">
     <${ChatHead} id=${id} thread=${thread.data} onChange=${() => { thread.reload(); onChange() }} onDelete=${onDelete} />
@@ -89,9 +105,10 @@ export function Chat({ id, onChange, onDelete }) {
     ${view.connection === "offline" && html`<p class="connection" role="status">No connection. What happens meanwhile is shown when it is back.</p>`}
     ${view.limit && html`<p class="connection" role="status">${view.limit} What happens meanwhile is shown later.</p>`}
     ${problems.map((problem, index) => html`<${Problem} key=${index} error=${problem} />`)}
-    ${canWrite && html`<${Composer} draftKey=${id} isBusy=${saying.isBusy} active=${active} requestOf=${requestOf} onSend=${say}
+    ${canWrite && html`<${Composer} draftKey=${id} isBusy=${saying.isBusy || answering.isWaiting} active=${active} requestOf=${requestOf} onSend=${say}
       onStop=${active && (() => stopping.run((sending) => talk.cancel(active.run_id, sending)))}
-      placeholder=${active ? "Write while it works" : "Write a message"} />`}
+      placeholder=${active ? "Write while it works" : "Write a message"}>
+      <${AnsweredBy} answering=${answering} isOpen=${isChoosing} onToggle=${() => setChoosing(!isChoosing)} /></${Composer}>`}
   </div></${Place.Provider}>`
 }
 

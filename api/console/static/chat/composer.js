@@ -14,9 +14,9 @@ const BUSY = /** @type {const} */ ([
 /**
  * @param {{draftKey: string, isBusy: boolean, active?: any, placeholder: string,
  *   requestOf: (content: any, onBusy: string) => any, onSend: (outgoing: import("./outbox.js").Outgoing) => Promise<boolean>,
- *   onStop?: () => void}} props `requestOf` returns the body of the request for a message
+ *   onStop?: () => void, children?: any}} props `requestOf` returns the body of the request for a message
  */
-export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onSend, onStop }) {
+export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onSend, onStop, children }) {
   const id = useId()
   const box = useRef(/** @type {HTMLTextAreaElement | null} */ (null))
   const [text, setText] = useState(() => draftOf(draftKey))
@@ -71,6 +71,7 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
   }
   return html`<form class="composer" onSubmit=${(/** @type {Event} */ event) => { event.preventDefault(); void send() }}
     onDragOver=${(/** @type {DragEvent} */ event) => canAttach && event.preventDefault()} onDrop=${(/** @type {DragEvent} */ event) => take(event, event.dataTransfer)}>
+    ${children}
     <${Attached} list=${files.list} onRemove=${files.remove} />
     <label class="sr" for=${id}>Message</label>
     <textarea id=${id} ref=${box} rows="1" placeholder=${placeholder} value=${text} onKeyDown=${onKey}

@@ -185,7 +185,8 @@ export class Conversation {
     const messages = data.messages.map((/** @type {any} */ message) => ({ type: "message", ...message }))
     entries.splice(at, 0, ...messages, {
       type: "run", run_id: data.run_id, status: "running", phase: "queued", seq: 0, first_turn: 0, turns: [],
-      pending_input: null, error: null, superseded_by: null, persona_id: data.persona_id, model: data.model,
+      pending_input: null, error: null, superseded_by: null, persona_id: data.persona_id,
+      route_id: data.route_id ?? null, model: data.model,
       queue: null, stop_reason: null, cost_usd: null, usage: null, message_id: null, created_at: createdAt,
       started_at: null, ended_at: null,
     })

@@ -1,9 +1,9 @@
 // A new conversation: who is to answer, and the first message.
-import { ApiError, all, get } from "../lib/api.js"
 import { parts } from "../lib/format.js"
 import { html, useEffect, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
-import { Field, Head, Problem, useAction, useRead } from "../ui/parts.js"
+import { Field, Head, Problem, useAction } from "../ui/parts.js"
+import { Choices } from "./answering.js"
 import { messageOf } from "./attachments.js"
 import { Composer } from "./composer.js"
 import { deliver, lastBody, saveBody } from "./outbox.js"
@@ -11,10 +11,6 @@ import { deliver, lastBody, saveBody } from "./outbox.js"
 /** @param {{onMade: () => void}} props */
 export function NewThread({ onMade }) {
   const id = useId()
-  const choices = useRead(async (signal) => {
-    const [personas, routes] = await Promise.all([keys(signal), get("routes", {}, signal)])
-    return { personas, routes }
-  }, [])
   // A message that is being written, is here again, or is still being sent, has them already.
   const [before] = useState(() => lastBody("new"))
   const [persona, setPersona] = useState(before?.persona_id ?? "")
@@ -46,35 +42,16 @@ export function NewThread({ onMade }) {
     // It may arrive hours later, when the person is in the middle of something else.
     if (isOpen.current) go(`/threads/${made.thread_id}`)
   })
-  /** @type {any[]} */
-  const routes = choices.data?.routes ?? []
   return html`<div class="new-thread">
     <${Head} title="New thread" back=${href("/threads")} />
     <div class="new-thread-fields">
-      <${Problem} error=${choices.error} onRetry=${choices.reload} />
       <${Field} label="Title" id=${`${id}-title`}>${(/** @type {string} */ field) => html`<input id=${field} maxlength="200" placeholder="The beginning of the message" value=${title}
         onInput=${(/** @type {any} */ event) => choose({ title: event.target.value })} />`}</${Field}>
-      <${Field} label="Persona" id=${`${id}-persona`}>${(/** @type {string} */ field) => html`<select id=${field} value=${persona}
-        onChange=${(/** @type {any} */ event) => choose({ persona: event.target.value })}>
-        <option value="">Default</option>
-        ${withChosen(choices.data?.personas ?? [], persona).map((key) => html`<option key=${key} value=${key}>${key}</option>`)}</select>`}</${Field}>
-      <${Field} label="Route" id=${`${id}-route`}>${(/** @type {string} */ field) => html`<select id=${field} value=${routeId}
-        onChange=${(/** @type {any} */ event) => choose({ routeId: event.target.value })}>
-        <option value="">As the persona says</option>
-        ${withChosen(routes.map((route) => route.id), routeId).map((one) => html`<option key=${one} value=${one}>${nameOf(routes, one)}</option>`)}</select>`}</${Field}>
+      <${Choices} persona=${persona} routeId=${routeId} onChange=${choose} />
     </div>
     <${Problem} error=${action.error} />
     <${Composer} draftKey="new" isBusy=${action.isBusy} requestOf=${requestOf} onSend=${send} placeholder="Write the first message" />
   </div>`
-}
-
-/** Return what can be chosen, with what was chosen before: if it is gone, the field would show what is not sent. @param {string[]} ids @param {string} chosen */
-const withChosen = (ids, chosen) => (chosen === "" || ids.includes(chosen) ? ids : [...ids, chosen])
-
-/** Return how a route is shown. @param {any[]} routes @param {string} id */
-function nameOf(routes, id) {
-  const model = routes.find((route) => route.id === id)?.model ?? id
-  return model === id ? id : `${model} (${id})`
 }
 
 /** Return the beginning of a message, where a word ends. @param {any} message */
@@ -89,14 +66,4 @@ function titleOf(message) {
 /** Return the title that a person has given a thread; "" if it is the beginning of the message. @param {any} request */
 function titleGiven({ thread, message }) {
   return thread.title === titleOf(message.content ?? message) ? "" : thread.title
-}
-
-/** Read the keys of the personas, which may have thousands of versions. @param {AbortSignal} signal @returns {Promise<string[]>} */
-async function keys(signal) {
-  const newest = await all("personas", signal, { newest: "true" }).catch((error) => {
-    // While two releases serve, a process of the one before refuses the filter.
-    if (error instanceof ApiError && error.status === 422) return all("personas", signal)
-    throw error
-  })
-  return [...new Set(newest.map((persona) => persona.key))]
 }
