@@ -18,7 +18,7 @@ from arkloop.cli.serve.heartbeats import Heartbeats
 from arkloop.cli.serve.pauses import Pauses
 from arkloop.cli.serve.returned_output import InvalidOutput
 from arkloop.cli.serve.served_run import ServedRun
-from arkloop.cli.serve.service import Service, Unreachable, is_final
+from arkloop.cli.serve.service import Service, Unreachable
 from arkloop.cli.serve.serving import stop_on_error
 from arkloop.shared import ids
 from arkloop.shared.agents.agent_call import AgentCall, AgentFunction
@@ -242,8 +242,8 @@ class AgentWorker:
                     "poll", body, fields=("lease_seconds", "runs"), wait_seconds=WAIT_SECONDS
                 )
             except (Unreachable, Refused) as error:
-                if isinstance(error, Refused) and is_final(error):
-                    self.failure = error
+                if (failure := pauses.failure(error)) is not None:
+                    self.failure = failure
                     self._stopping.set()
                     return
                 pauses.after(error)

@@ -5,7 +5,7 @@ import secrets
 import threading
 
 from arkloop.cli.client.client import Refused
-from arkloop.cli.serve.service import Unreachable, is_suspended
+from arkloop.cli.serve.service import Unreachable, is_final, is_suspended
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,17 @@ class Pauses:
         self._stopping = stopping
         self._next = FIRST_PAUSE_SECONDS
         self._is_suspended = False
+        self._has_polled = False
+
+    def failure(self, error: Unreachable | Refused) -> Refused | None:
+        """Return the refusal that ends the worker, such as one of its key; None: poll again.
+
+        A response that is not the service's is that of a wrong URL only until a poll has succeeded.
+        """
+        found = error if isinstance(error, Refused) else error.refusal
+        if found is None or not is_final(found) or (found is not error and self._has_polled):
+            return None
+        return found
 
     def after(self, error: Unreachable | Refused) -> None:
         """Wait before the next poll, or until the worker is stopping."""
@@ -43,4 +54,5 @@ class Pauses:
         if self._is_suspended:
             log.warning("polling continues: the organization has been resumed")
         self._is_suspended = False
+        self._has_polled = True
         self._next = FIRST_PAUSE_SECONDS

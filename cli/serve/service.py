@@ -17,10 +17,19 @@ CONNECT_SECONDS = 5.0
 SLACK_SECONDS = 10.0
 #: What a heartbeat is given at least, however short its lease is.
 MIN_TIMEOUT_SECONDS = 0.5
+#: A gateway refuses a long body each time that it is sent.
+TOO_LONG = 413
 
 
 class Unreachable(Exception):
-    """A service that does not respond, or is away for a moment."""
+    """A service that does not respond, or is away for a moment.
+
+    `refusal` is the response of something else: of a gateway, or of what is at a wrong URL.
+    """
+
+    def __init__(self, message: str, refusal: Refused | None = None) -> None:
+        super().__init__(message)
+        self.refusal = refusal
 
 
 class Service:
@@ -153,8 +162,12 @@ def _check(response: httpx2.Response) -> None:
     """Check that a response, which was read, is a success. Raises: Unreachable, Refused."""
     if response.status_code >= 500 or response.status_code in (408, 429):
         raise Unreachable(f"the service responded with {response.status_code}")
-    if not response.is_success:
-        raise refusal(response)
+    if response.is_success:
+        return
+    error = refusal(response)
+    if not error.code and error.status != TOO_LONG:
+        raise Unreachable(error.message, error)
+    raise error
 
 
 def _timeout(wait_seconds: float, lease_seconds: float | None) -> httpx2.Timeout:

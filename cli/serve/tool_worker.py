@@ -20,7 +20,7 @@ from arkloop.cli.client.client import Refused
 from arkloop.cli.client.server_address import ServerAddress
 from arkloop.cli.serve.heartbeats import Heartbeats
 from arkloop.cli.serve.pauses import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, Pauses
-from arkloop.cli.serve.service import Service, Unreachable, is_final
+from arkloop.cli.serve.service import Service, Unreachable
 from arkloop.cli.serve.serving import stop_on_error
 from arkloop.cli.serve.tool_call import ToolCall
 from arkloop.shared.events.plain import clean
@@ -137,15 +137,12 @@ class ToolWorker:
                     fields=("tools_hash", "calls", "cancelled"),
                     wait_seconds=WAIT_SECONDS,
                 )
-            except Unreachable as error:
-                pauses.after(error)
-                continue
-            except Refused as error:
-                if error.code == _TOOLS_UNKNOWN:
+            except (Unreachable, Refused) as error:
+                if isinstance(error, Refused) and error.code == _TOOLS_UNKNOWN:
                     known = tools
                     continue
-                if is_final(error):
-                    self.failure = error
+                if (failure := pauses.failure(error)) is not None:
+                    self.failure = failure
                     self._stopping.set()
                     return
                 pauses.after(error)

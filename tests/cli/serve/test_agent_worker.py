@@ -10,6 +10,7 @@ import pytest
 from arkloop.agents import AgentRun
 from arkloop.cli.client.server_address import ServerAddress
 from arkloop.cli.serve.agent_worker import AgentWorker
+from tests.cli.serve.foreign_responses import FOREIGN
 from tests.cli.serve.missing_threads import refuse_threads
 from tests.cli.serve.polled_runs import RUN, RUN_ID
 from tests.cli.serve.scripted_service import scripted_service
@@ -240,16 +241,22 @@ def test_a_web_server_that_falls_silent_costs_no_run() -> None:
 
 
 class OneRun:
-    """A service with one run; some of its first responses are not what a worker expects."""
+    """A service with one run, which the second poll brings; some of its first responses, from that
+    poll on, are not what a worker expects.
+    """
 
-    def __init__(self, **first: dict[str, Any]) -> None:
+    def __init__(self, **first: tuple[int, dict[str, Any] | bytes]) -> None:
         self.written: list[str] = []
         self.beaten = threading.Event()
         self._first = first
+        self._is_polled = False
 
-    def respond(self, verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def respond(self, verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any] | bytes]:
+        if not self._is_polled:
+            self._is_polled = True
+            return 200, {"lease_seconds": 15.0, "runs": []}
         if (first := self._first.pop(verb, None)) is not None:
-            return 200, first
+            return first
         match verb:
             case "poll":
                 is_new = not body["held"] and not self.written
@@ -268,6 +275,7 @@ class OneRun:
         def agent(run: AgentRun) -> str:
             while not self.beaten.is_set():
                 run.wait(0.05)
+            run.checkpoint({})
             return "done"
 
         with scripted_service(self.respond) as address:
@@ -283,14 +291,38 @@ class OneRun:
         return worker
 
 
-@pytest.mark.parametrize("verb", ["poll", "heartbeat", "complete"])
-def test_a_response_that_is_not_the_services_is_passed_over(verb: str) -> None:
-    """A gateway responds with 200 and JSON of its own while the service is away."""
-    service = OneRun(**{verb: {"status": "ok"}})
+@pytest.mark.parametrize("verb", ["poll", "heartbeat", "append", "complete"])
+@pytest.mark.parametrize("response", FOREIGN)
+def test_a_response_that_is_not_the_services_is_passed_over(
+    verb: str, response: tuple[int, dict[str, Any] | bytes]
+) -> None:
+    """A gateway responds by itself while the service is away."""
+    service = OneRun(**{verb: response})
 
-    worker = service.served(60, lambda: service.written != [])
+    worker = service.served(60, lambda: "complete" in service.written)
 
-    assert ("complete", None) == (service.written[-1], worker.failure)
+    assert (["append", "complete"], None) == (service.written, worker.failure)
+
+
+def test_a_result_that_is_too_long_for_a_gateway_is_sent_once() -> None:
+    """It would be refused each time: the run fails."""
+    service = OneRun(append=(413, b"<html>Too long</html>"))
+
+    service.served(60, lambda: service.written != [])
+
+    assert ["fail"] == service.written
+
+
+def test_a_wrong_url_ends_a_worker_that_has_never_polled() -> None:
+    """The message names the URL, before the first response of the service."""
+    with scripted_service(lambda *_: (404, b"default backend - 404")) as address:
+        worker = AgentWorker(*(address, "mine", lambda _: "done"), concurrency=1, grace_seconds=1)
+        worker.run()
+
+    assert worker.failure is not None
+    assert worker.failure.message.endswith(
+        "404 without an error of this service: check ARKLOOP_URL."
+    )
 
 
 @pytest.mark.parametrize(
@@ -302,7 +334,7 @@ def test_a_response_that_is_not_the_services_is_passed_over(verb: str) -> None:
 )
 def test_an_unexpected_error_ends_the_worker(verb: str, response: dict[str, Any]) -> None:
     """Without its polls, or its heartbeats, the process would be of no use."""
-    worker = OneRun(**{verb: response}).served(0, lambda: False)
+    worker = OneRun(**{verb: (200, response)}).served(0, lambda: False)
 
     assert "The worker stopped: unexpected KeyError; its log has more." == str(worker.failure)
 

@@ -13,6 +13,7 @@ from arkloop.cli.serve.tool_worker import SIGNAL_SECONDS, ToolWorker
 from arkloop.shared import ids
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.tools import tool
+from tests.cli.serve.foreign_responses import FOREIGN
 from tests.cli.serve.missing_threads import refuse_threads
 from tests.cli.serve.scripted_service import scripted_service
 from tests.cli.serve.silent_heartbeats import LEASE_SECONDS, SilentHeartbeats
@@ -193,18 +194,26 @@ def test_a_call_that_is_on_its_way_at_the_stop_is_executed() -> None:
 
 
 class OneCall:
-    """A service with one call; some of its first responses are not what a worker expects."""
+    """A service with one call, which the second poll brings; some of its first responses, from
+    that poll on, are not what a worker expects.
+    """
 
-    def __init__(self, *, output: str = "done", **first: dict[str, Any]) -> None:
+    def __init__(
+        self, *, output: str = "done", **first: tuple[int, dict[str, Any] | bytes]
+    ) -> None:
         self.results: list[tuple[str, Any]] = []
         self.output = output
         self.beaten = threading.Event()
         self._first = first
         self._calls = [{**CALL, "fence": 1}]
+        self._is_polled = False
 
-    def respond(self, verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def respond(self, verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any] | bytes]:
+        if not self._is_polled:
+            self._is_polled = True
+            return 200, {"tools_hash": "0" * 64, "cancelled": [], "calls": []}
         if (first := self._first.pop(verb, None)) is not None:
-            return 200, first
+            return first
         match verb:
             case "poll":
                 calls = [self._calls.pop()] if self._calls else []
@@ -253,13 +262,30 @@ def test_a_result_is_cut_by_its_length_in_utf_8(characters: int, is_cut: bool) -
 
 
 @pytest.mark.parametrize("verb", ["poll", "heartbeat", "complete"])
-def test_a_response_that_is_not_the_services_is_passed_over(verb: str) -> None:
-    """A gateway responds with 200 and JSON of its own while the service is away."""
-    service = OneCall(**{verb: {"status": "ok"}})
+@pytest.mark.parametrize("response", FOREIGN)
+def test_a_response_that_is_not_the_services_is_passed_over(
+    verb: str, response: tuple[int, dict[str, Any] | bytes]
+) -> None:
+    """A gateway responds by itself while the service is away."""
+    service = OneCall(**{verb: response})
 
     worker = service.served(60, lambda: service.results != [])
 
     assert ([("complete", "done")], None) == (service.results, worker.failure)
+
+
+def test_a_wrong_url_ends_a_worker_that_has_never_polled() -> None:
+    """The message names the URL, before the first response of the service."""
+    with scripted_service(lambda *_: (404, b"default backend - 404")) as address:
+        worker = ToolWorker(
+            *(address, "mine", {}), concurrency=1, lease_seconds=15, grace_seconds=1
+        )
+        worker.run()
+
+    assert worker.failure is not None
+    assert worker.failure.message.endswith(
+        "404 without an error of this service: check ARKLOOP_URL."
+    )
 
 
 @pytest.mark.parametrize(
@@ -271,7 +297,7 @@ def test_a_response_that_is_not_the_services_is_passed_over(verb: str) -> None:
 )
 def test_an_unexpected_error_ends_the_worker(verb: str, response: dict[str, Any]) -> None:
     """Without its polls, or its heartbeats, the process would be of no use."""
-    worker = OneCall(**{verb: response}).served(0, lambda: False)
+    worker = OneCall(**{verb: (200, response)}).served(0, lambda: False)
 
     assert "The worker stopped: unexpected KeyError; its log has more." == str(worker.failure)
 
