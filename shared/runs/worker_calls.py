@@ -245,8 +245,14 @@ def cancelled(sql: Connection, worker: Worker) -> list[str]:
 
 
 def held(sql: Connection, worker: Worker, calls: Mapping[UUID, int]) -> set[UUID]:
-    """Return those of the calls that the worker still holds."""
-    return set(sql.scalars(select(worker_calls.c.id).where(_is_held(worker, calls))))
+    """Return those of the calls that the worker still holds.
+
+    No heartbeat extends the lease of a cancelled call, and `cancelled` does not list it after that.
+    """
+    is_leased = or_(
+        worker_calls.c.cancel_requested_at.is_(None), worker_calls.c.lease_expires_at > func.now()
+    )
+    return set(sql.scalars(select(worker_calls.c.id).where(_is_held(worker, calls), is_leased)))
 
 
 def lose(tx: Transaction, held: Mapping[UUID, datetime]) -> None:

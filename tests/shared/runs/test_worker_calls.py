@@ -139,3 +139,24 @@ def test_a_call_that_was_handed_out_again_is_not_lost_with_the_heartbeat_before(
         worker_calls.lose(tx, broken_off)
 
     assert ("leased", 2) == state_of(connections, call_id)
+
+
+def test_a_cancelled_call_is_lost_with_its_lease(connections: Connections, call: Call) -> None:
+    """A worker that was frozen for longer is to stop it: nobody waits for it any more."""
+    worker = Worker(call.org_id, "shop", "w")
+    with connections.statement() as tx:
+        call_id = worker_calls.add(tx, call, fence=2)
+    with connections.statement() as tx:
+        worker_calls.take(tx, worker, ["pay"], limit=1, lease_seconds=60)
+    with connections.statement() as tx:
+        worker_calls.extend(tx, worker, {call_id: 1}, lease_seconds=-1)
+    with connections.reading() as sql:
+        assert {call_id} == worker_calls.held(sql, worker, {call_id: 1})
+
+    with connections.statement() as tx:
+        worker_calls.withdraw(tx, call_id, run_id=call.run_id, fence=2)
+    with connections.statement() as tx:
+        assert {} == worker_calls.extend(tx, worker, {call_id: 1}, lease_seconds=60)
+
+    with connections.reading() as sql:
+        assert set() == worker_calls.held(sql, worker, {call_id: 1})
