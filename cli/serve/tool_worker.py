@@ -11,7 +11,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -44,6 +44,8 @@ MAX_IMAGES = 8
 _CUT = "\n[cut: the output was too long for one response]"
 
 _TOOLS_UNKNOWN = "tool_workers.tools_unknown"
+#: The service would refuse the same result each time, and another one not.
+_INVALID_RESULT = (400, 413, 422)
 
 
 class ToolWorker:
@@ -214,27 +216,34 @@ class ToolWorker:
     def _ended(self, call: ToolCall, verb: str, result: Mapping[str, Any]) -> None:
         """Report what came of a call, in the thread that executed it."""
         try:
-            if not call.is_abandoned:
-                body = _fitting({"worker_id": self.id, **call.name}, result)
-                self._report(call, lambda: self._results.post(verb, body, fields=["cancelled"]))
+            if not call.is_abandoned and not self._report(call, verb, result):
+                self._report(call, "fail", {"error": "The tool's result cannot be stored."})
         finally:
             self._forget(call)
 
-    def _report(self, call: ToolCall, send: Callable[[], Any]) -> None:
-        """Send the result, again and again while the service is away and the call is wanted."""
+    def _report(self, call: ToolCall, verb: str, result: Mapping[str, Any]) -> bool:
+        """Send the result, again and again while the service is away and the call is wanted.
+
+        Returns False if the service accepts no such result; the worker's log has why.
+        """
+        try:
+            body = _fitting({"worker_id": self.id, **call.name}, result)
+        except Exception:
+            log.exception("the result of call %s cannot be sent", call.id)
+            return False
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
                 with self._reporting:
-                    cancelled = send()["cancelled"]
-                self._cancel(cancelled)
-                return
+                    news = self._results.post(verb, body, fields=["cancelled"])
+                self._cancel(news["cancelled"])
+                return True
             except Refused as error:
                 log.warning("the result of call %s was refused: %s", call.id, error.message)
-                return
+                return error.status not in _INVALID_RESULT
             except Unreachable as error:
                 if call.is_unwanted:
-                    return
+                    return True
                 log.warning("reporting call %s failed: %s", call.id, error)
                 time.sleep(pause)
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)

@@ -102,6 +102,12 @@ class ToolOutput:
         if isinstance(self.images, str) or not isinstance(self.images, Sequence):
             kind = type(self.images).__name__
             raise TypeError(f"the images of a ToolOutput are {kind}, not a list of str")
+        for image in self.images:
+            if not isinstance(image, str):
+                kind = type(image).__name__
+                raise TypeError(
+                    f"the images of a ToolOutput include {kind}, not only str in base64"
+                )
 
 
 def parts_of(stored: Iterable[Mapping[str, Any]] | None) -> tuple[Part, ...]:

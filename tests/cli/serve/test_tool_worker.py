@@ -12,7 +12,7 @@ from arkloop.cli.client.server_address import ServerAddress
 from arkloop.cli.serve.tool_worker import SIGNAL_SECONDS, ToolWorker
 from arkloop.shared import ids
 from arkloop.worker.contract.context import ToolContext
-from arkloop.worker.tools import tool
+from arkloop.worker.tools import ToolOutput, tool
 from tests.cli.serve.foreign_responses import FOREIGN
 from tests.cli.serve.missing_threads import refuse_threads
 from tests.cli.serve.scripted_service import scripted_service
@@ -199,7 +199,7 @@ class OneCall:
     """
 
     def __init__(
-        self, *, output: str = "done", **first: tuple[int, dict[str, Any] | bytes]
+        self, *, output: str | ToolOutput = "done", **first: tuple[int, dict[str, Any] | bytes]
     ) -> None:
         self.results: list[tuple[str, Any]] = []
         self.output = output
@@ -222,14 +222,14 @@ class OneCall:
             case "heartbeat":
                 self.beaten.set()
                 return 200, {"cancelled": [], "lost": []}
-        self.results.append((verb, body["output"]))
+        self.results.append((verb, body["output"] if verb == "complete" else body["error"]))
         return 200, {"ok": True, "cancelled": []}
 
     def served(self, grace_seconds: float, stop_when: Callable[[], bool]) -> ToolWorker:
         """Return the worker after its end, which has to come soon."""
 
         @tool(idempotent=True)
-        def work(context: ToolContext) -> str:
+        def work(context: ToolContext) -> str | ToolOutput:
             """Execute the call."""
             self.beaten.wait(30)
             return self.output
@@ -272,6 +272,18 @@ def test_a_response_that_is_not_the_services_is_passed_over(
     worker = service.served(60, lambda: service.results != [])
 
     assert ([("complete", "done")], None) == (service.results, worker.failure)
+
+
+@pytest.mark.parametrize("status", [200, 413, 422])
+def test_a_result_that_cannot_be_stored_is_one(status: int) -> None:
+    """Without any, the call would be executed again: its worker would seem to be lost."""
+    refusal = {"code": "validation.error", "message": "Not valid.", "details": {}}
+    lone = ToolOutput("7", ["\ud800"])  # which is not even sent
+    service = OneCall(output=lone) if status == 200 else OneCall(complete=(status, refusal))
+
+    service.served(60, lambda: service.results != [])
+
+    assert [("fail", "The tool's result cannot be stored.")] == service.results
 
 
 def test_a_wrong_url_ends_a_worker_that_has_never_polled() -> None:

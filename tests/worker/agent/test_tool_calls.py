@@ -102,6 +102,7 @@ def test_images_that_cannot_be_stored_are_named() -> None:
         lambda: ToolOutput(None, []),  # type: ignore[arg-type]  # as a plugin may write it
         lambda: ToolOutput("7", None),  # type: ignore[arg-type]  # likewise
         lambda: ToolOutput("7", "YWJj"),
+        lambda: ToolOutput("7", [b"abc"]),  # type: ignore[list-item]  # likewise
     ],
 )
 def test_a_tool_that_returns_something_other_than_text_has_failed(
