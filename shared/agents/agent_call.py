@@ -22,6 +22,7 @@ class AgentCall:
     def __init__(self, function: AgentFunction) -> None:
         self._function = function
         self._task: asyncio.Task[Any] | None = None
+        self._is_cancelled = False
 
     def __call__(self, agent_run: AgentRun) -> Any:
         returned = self._function(agent_run)
@@ -29,10 +30,19 @@ class AgentCall:
 
     async def _await(self, returned: Awaitable[Any]) -> Any:
         self._task = asyncio.current_task()
+        if self._is_cancelled:
+            self._cancel_task()
         return await returned
 
     def cancel(self) -> None:
-        """Cancel what the agent awaits; may be called in any thread."""
-        if self._task is not None:
+        """Cancel what the agent awaits, or will await; may be called in any thread."""
+        self._is_cancelled = True
+        if (task := self._task) is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+                task.get_loop().call_soon_threadsafe(self._cancel_task)
+
+    def _cancel_task(self) -> None:
+        """Cancel the task once; called in its thread."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()

@@ -55,3 +55,16 @@ def test_a_call_is_cancelled_where_it_waits() -> None:
         call(run)
     stopping.join()
     call.cancel()
+
+
+def test_a_call_that_is_cancelled_early_ends_where_it_waits() -> None:
+    """Some agents load a model before they return what is to be awaited."""
+    run: Any = None
+
+    def agent(_: Any) -> Any:
+        call.cancel()
+        return asyncio.sleep(10)
+
+    call = AgentCall(agent)
+    with pytest.raises(asyncio.CancelledError):
+        call(run)
