@@ -1,8 +1,10 @@
 """The options, signals and logs of `arkloop tools serve` and `arkloop agents serve`."""
 
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -12,6 +14,8 @@ import click
 from arkloop.shared.log_writer import LogWriter
 
 log = logging.getLogger(__name__)
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -73,16 +77,43 @@ def serve(worker: Worker, announcement: str) -> NoReturn:
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         worker.stop()
-        for one in (signal.SIGTERM, signal.SIGINT):
+        for one in _STOP_SIGNALS:
             signal.signal(one, signal.SIG_DFL)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOP_SIGNALS:
         signal.signal(number, stop)
+    _end_forks(stop)
     click.echo(announcement, err=True)
     worker.run()
     if worker.failure is not None:
         raise worker.failure
     sys.exit(0)
+
+
+def _end_forks(stop: Callable[[int, FrameType | None], None]) -> None:
+    """Let SIGTERM end processes that tools and agents fork: `stop` is for the worker alone.
+
+    `multiprocessing` ends processes by SIGTERM, and waits for them without a limit.
+    """
+    thread = threading.local()
+
+    def block() -> None:
+        # A signal that comes before the child has its handlers waits for them.
+        thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, thread.mask)
+
+    def reset() -> None:
+        # A process that the worker has forked may have handlers of its own, for its own children.
+        if signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGINT) is stop:
+            # A terminal sends it to all processes, and calls in progress are waited for.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=reset)
 
 
 def stop_on_error(worker: Worker, task: Callable[[], object]) -> None:

@@ -1,5 +1,7 @@
-"""The log of the commands that execute tools and agents of others."""
+"""The log and the signals of the commands that execute tools and agents of others."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -34,3 +36,67 @@ def test_the_line_before_a_crash_of_native_code_is_written() -> None:
 
     assert done.returncode < 0
     assert 20 == done.stderr.count("converting document")
+
+
+#: A worker whose code forks processes and ends them, before it is stopped by SIGTERM itself.
+FORKS = """
+import multiprocessing, os, signal, threading, time
+from arkloop.cli.serve import serving
+
+forking = multiprocessing.get_context("fork")
+
+class Worker:
+    failure = None
+    stopping = threading.Event()
+
+    def run(self):
+        threading.Thread(target=self.work, daemon=True).start()
+        while not self.stopping.wait(0.1):
+            pass
+
+    def stop(self):
+        self.stopping.set()
+
+    def work(self):
+        process = forking.Process(target=time.sleep, args=(120,))
+        process.start()
+        time.sleep(0.5)
+        process.terminate()
+        process.join(10)
+        print("terminated", process.exitcode, flush=True)
+        for _ in range(60):
+            with forking.Pool(2) as pool:
+                pool.map(abs, [-1, -2])
+        print("60 pools", flush=True)
+        process = forking.Process(target=self.handle)
+        process.start()
+        process.join(60)
+        print("handled", process.exitcode, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def handle(self):
+        # A process with a handler of its own, which it passes on.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+        process = forking.Process(target=time.sleep, args=(120,))
+        process.start()
+        time.sleep(0.5)
+        process.terminate()
+        process.join(60)
+        os._exit(process.exitcode)
+
+serving.serve(Worker(), "It works.")
+"""
+
+
+def test_a_process_that_a_tool_forks_ends_as_in_any_program() -> None:
+    """The worker's handler of SIGTERM is not its own: `multiprocessing` ends processes by that."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as worker:
+        try:
+            output, _ = worker.communicate(timeout=100)
+        except subprocess.TimeoutExpired:
+            os.killpg(worker.pid, signal.SIGKILL)
+            raise
+
+    lines = ["terminated -15", "60 pools", "handled 7"]
+    assert (0, lines) == (worker.returncode, output.splitlines())
