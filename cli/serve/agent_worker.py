@@ -14,6 +14,7 @@ import click
 
 from arkloop.cli.client.client import Refused
 from arkloop.cli.client.server_address import ServerAddress
+from arkloop.cli.serve.freezes import Freezes
 from arkloop.cli.serve.heartbeats import Heartbeats
 from arkloop.cli.serve.pauses import Pauses
 from arkloop.cli.serve.returned_output import InvalidOutput
@@ -204,6 +205,7 @@ class AgentWorker:
         self._lease_seconds = 15.0
         self._stopping = threading.Event()
         self._draining = threading.Event()
+        self._freezes = Freezes()
 
     def run(self) -> None:
         """Work until `stop` is called, or the service refuses the key; then drain."""
@@ -214,7 +216,7 @@ class AgentWorker:
         # Again and again: a signal that another thread receives does not wake this one, in which
         # Python would execute its handler.
         while not self._stopping.wait(SIGNAL_SECONDS):
-            pass
+            self._freezes.look()
         self._draining.set()
         self._polls.abort()
         self._drain()
@@ -237,6 +239,7 @@ class AgentWorker:
                 "wait_seconds": WAIT_SECONDS,
                 "held": held,
             }
+            began = self._freezes.now()
             try:
                 polled = self._polls.post(
                     "poll", body, fields=("lease_seconds", "runs"), wait_seconds=WAIT_SECONDS
@@ -250,8 +253,34 @@ class AgentWorker:
                 continue
             pauses.end()
             self._lease_seconds = polled["lease_seconds"]
-            for run in polled["runs"]:
+            self._freezes.least_seconds = self._lease_seconds / HEARTBEATS_PER_LEASE
+            for run in self._held(polled["runs"], began):
                 self._start(run)
+
+    def _held(self, runs: Sequence[Mapping[str, Any]], began: float) -> Sequence[Mapping[str, Any]]:
+        """Return the runs of a poll that began then, without those that a frozen worker has lost
+        meanwhile; what is left out in error is polled again.
+        """
+        while runs and self._freezes.since(began):
+            began = self._freezes.now()
+            named = [
+                {"run_id": one["run_id"], "fence": one["fence"], "cancel_requested": False}
+                for one in runs
+            ]
+            body = {"worker_id": self.id, "runs": named, "wait_seconds": 0}
+            try:
+                news = self._polls.post("heartbeat", body, fields=["runs"])["runs"]
+            except (Unreachable, Refused) as error:
+                log.warning("runs are polled again after a freeze: %s", error)
+                return ()
+            lost = {one["run_id"] for one in news if not one["is_held"]}
+            asked = {one["run_id"] for one in news if one["cancel_requested"]}
+            runs = [
+                {**one, "cancel_requested": one["cancel_requested"] or one["run_id"] in asked}
+                for one in runs
+                if one["run_id"] not in lost
+            ]
+        return runs
 
     def _start(self, run: Mapping[str, Any]) -> None:
         service = Service(self._server, self._path)

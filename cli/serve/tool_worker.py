@@ -18,6 +18,7 @@ import click
 
 from arkloop.cli.client.client import Refused
 from arkloop.cli.client.server_address import ServerAddress
+from arkloop.cli.serve.freezes import Freezes
 from arkloop.cli.serve.heartbeats import Heartbeats
 from arkloop.cli.serve.pauses import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, Pauses
 from arkloop.cli.serve.service import Service, Unreachable
@@ -84,6 +85,8 @@ class ToolWorker:
         self._calls: set[ToolCall] = set()
         self._free = concurrency
         self._stopping = threading.Event()
+        self._freezes = Freezes()
+        self._freezes.least_seconds = lease_seconds / HEARTBEATS_PER_LEASE
         self._loop = asyncio.new_event_loop()
 
     def run(self) -> None:
@@ -98,13 +101,15 @@ class ToolWorker:
         # Again and again: a signal that another thread receives does not wake this one, in which
         # Python would execute its handler.
         while not self._stopping.wait(SIGNAL_SECONDS):
-            pass
+            self._freezes.look()
         deadline = time.monotonic() + self._grace_seconds
         # The service has leased the calls of a response that is on its way.
         self._polls.finish()
         with self._changed:
             self._changed.notify_all()
-        polling.join(LAST_POLL_SECONDS)
+        for _ in range(round(LAST_POLL_SECONDS / SIGNAL_SECONDS)):
+            polling.join(SIGNAL_SECONDS)
+            self._freezes.look()
         self._polls.abort()
         self._drain(deadline)
         self._heartbeats.abort()
@@ -132,6 +137,7 @@ class ToolWorker:
                 "wait_seconds": WAIT_SECONDS,
                 **known,
             }
+            began = self._freezes.now()
             try:
                 polled = self._polls.post(
                     "poll",
@@ -151,9 +157,37 @@ class ToolWorker:
                 continue
             pauses.end()
             known = {"tools_hash": polled["tools_hash"]}
-            for call in polled["calls"]:
+            for call in self._held(polled["calls"], began):
                 self._start(call)
             self._cancel(polled["cancelled"])
+
+    def _held(
+        self, calls: Sequence[Mapping[str, Any]], began: float
+    ) -> Sequence[Mapping[str, Any]]:
+        """Return the calls of a poll that began then, without those that were taken from a frozen
+        worker meanwhile, or cancelled.
+        """
+        pauses = Pauses(self._stopping)
+        while calls and self._freezes.since(began):
+            asked_at = self._freezes.now()
+            body = {
+                "worker_id": self.id,
+                "calls": [{"call_id": one["call_id"], "fence": one["fence"]} for one in calls],
+                "lease_seconds": self._lease_seconds,
+                "wait_seconds": 0,
+            }
+            try:
+                news = self._polls.post("heartbeat", body, fields=("cancelled", "lost"))
+            except (Unreachable, Refused) as error:
+                if isinstance(error, Refused) or self._stopping.is_set():
+                    log.warning("calls are given up after a freeze: %s", error)
+                    return ()
+                pauses.after(error)
+                continue
+            began = asked_at
+            gone = {*news["cancelled"], *news["lost"]}
+            calls = [one for one in calls if one["call_id"] not in gone]
+        return calls
 
     def _start(self, fetched: Mapping[str, Any]) -> None:
         call = ToolCall(self._tools[fetched["tool"]], fetched, self._loop)
