@@ -19,7 +19,7 @@ from arkloop.api.http.idempotency import created, idempotent
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.paging import PageArgs, PageQuery, page, page_args
 from arkloop.api.http.schema import Schema
-from arkloop.shared.catalog import client_tools, personas, published_personas
+from arkloop.shared.catalog import client_tools, output_schema, personas, published_personas
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import (
     InvalidRequest,
@@ -86,6 +86,11 @@ def publish_persona(tx: Transaction) -> Response:
         client_tools.check_new(persona.client_tools)
     except ValueError as error:
         raise InvalidRequest(client_tools=[str(error)]) from None
+    if persona.output_schema is not None:
+        try:
+            output_schema.check_new(persona.output_schema)
+        except ValueError as error:
+            raise InvalidRequest(output_schema=[str(error)]) from None
     _check_routes(tx, persona)
     row = published_personas.publish(tx, actor(), key, version, definition)
     record(tx, "persona.published", "persona", f"{row.key}@{row.version}")

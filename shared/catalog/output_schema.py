@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from arkloop.shared import portable_schema
 from arkloop.shared.catalog.field_readers import FieldReader
 from arkloop.shared.json_schema import InvalidSchema, JsonSchema
 
@@ -47,6 +48,19 @@ def check(schema: Mapping[str, Any]) -> None:
         raise ValueError(str(error)) from None
     if unchecked:
         raise ValueError(unchecked[0])
+
+
+def check_new(schema: Mapping[str, Any]) -> None:
+    """Check a schema that is not stored yet: vendors refuse requests for what is invalid.
+
+    Raises:
+        ValueError: a part of it is invalid to which nothing refers, or as for `check`.
+    """
+    check(schema)
+    try:
+        portable_schema.check(schema)
+    except InvalidSchema as error:
+        raise ValueError(str(error)) from None
 
 
 def to_text(schema: Mapping[str, Any]) -> str:

@@ -197,7 +197,7 @@ def _set_model(persona: Persona, value: Mapping[str, Any]) -> Persona:
 
 def _check_output_schema(_persona: Persona, value: Any) -> str:
     schema = output_schema.read(value)
-    output_schema.check(schema)
+    output_schema.check_new(schema)
     return output_schema.to_text(schema)
 
 

@@ -42,6 +42,11 @@ _KINDS = frozenset({"type", "enum", "const", "anyOf", "allOf", "$ref"})
 _FORMATS = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
 )
+#: Of keywords that are read here. A stored schema may have other ones where nothing refers to them.
+_TYPES = (
+    *(("properties", Mapping), ("$defs", Mapping), ("definitions", Mapping)),
+    *(("anyOf", list), ("allOf", list), ("required", list), ("format", str)),
+)
 #: Of objects in OpenAI's strict mode.
 _MAX_OPENAI_LEVELS = 10
 
@@ -78,6 +83,8 @@ def is_of_anthropic(schema: Mapping[str, Any]) -> bool:
 def _fits(schema: Any, keywords: frozenset[str], *, requires_all: bool) -> bool:
     if not isinstance(schema, Mapping) or not schema.keys() <= keywords:
         return False
+    if not all(isinstance(schema[name], type_) for name, type_ in _TYPES if name in schema):
+        return False
     if schema.get("format", "date") not in _FORMATS:
         return False
     if not schema.keys() & _KINDS:
@@ -85,7 +92,9 @@ def _fits(schema: Any, keywords: frozenset[str], *, requires_all: bool) -> bool:
     properties, types = schema.get("properties", {}), schema.get("type")
     if "properties" in schema or "object" in (types if isinstance(types, list) else [types]):
         is_closed = schema.get("additionalProperties") is False
-        if not is_closed or (requires_all and set(schema.get("required", ())) != set(properties)):
+        if not is_closed or (
+            requires_all and {*map(str, schema.get("required", ()))} != {*properties}
+        ):
             return False
     inner = [*properties.values(), *schema.get("anyOf", ()), *schema.get("allOf", ())]
     inner += [schema["items"]] if "items" in schema else []

@@ -168,6 +168,7 @@ def test_a_published_version_never_changes(alice: User) -> None:
         ({"output_schema": '{"type": "object"}'}, "output_schema"),
         ({"output_schema": {"type": "string"}}, "output_schema"),
         ({"output_schema": {"type": "object", "required": 1}}, "output_schema"),
+        ({"output_schema": LOOSE}, "output_schema"),
         ({"output_schema": {"type": "object", "$ref": "https://example.com/a"}}, "output_schema"),
         ({"tools": ["append_line"]}, "tools"),
         ({"client_tools": CLIENT_TOOL}, "client_tools"),

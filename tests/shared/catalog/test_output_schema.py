@@ -17,6 +17,10 @@ def checked(schema: Any) -> None:
     output_schema.check(output_schema.read(schema))
 
 
+def accepted(schema: Any) -> None:
+    output_schema.check_new(output_schema.read(schema))
+
+
 @pytest.mark.parametrize(
     "schema",
     [
@@ -26,11 +30,22 @@ def checked(schema: Any) -> None:
         {**OBJECT, "properties": {"a": {"$ref": "#/$defs/b"}}, "$defs": {"b": {"type": "string"}}},
         {**OBJECT, "properties": {"a": {"type": "string", "format": "email", "pattern": "^a+$"}}},
         {**OBJECT, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
+        # In the words of drafts 7 and 4, and as some libraries write it.
+        {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            **OBJECT,
+            "properties": {"a": {"type": "array", "items": [{"type": "string"}]}},
+        },
+        {
+            "$schema": "http://json-schema.org/draft-04/schema#",
+            **OBJECT,
+            "properties": {"a": {"type": "number", "minimum": 1, "exclusiveMinimum": True}},
+        },
     ],
 )
 def test_a_schema_of_an_object_is_accepted(schema: dict[str, Any]) -> None:
     """Schemas of any draft are accepted, with references within themselves."""
-    checked(schema)
+    accepted(schema)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +76,25 @@ def test_a_schema_that_cannot_be_checked_in_full_is_refused(schema: Any, why: st
     """Each time for a reason; nothing is fetched."""
     with pytest.raises(ValueError, match=re.escape(why)):
         checked(schema)
+
+
+@pytest.mark.parametrize(
+    "invalid",
+    [
+        {"$defs": {"b": {"type": "text"}}},
+        {"$defs": [1]},
+        {"$anchor": 5},
+        {"$defs": {"b": {"$ref": "#/nope"}}},
+        {"$defs": {"b": {"$ref": "https://a.example/schema"}}},
+    ],
+)
+def test_a_new_schema_is_valid_where_nothing_refers_to_it(invalid: dict[str, Any]) -> None:
+    """Vendors check all of it. What is stored is read as it is."""
+    schema = {**OBJECT, **invalid}
+    checked(schema)
+
+    with pytest.raises(ValueError, match=r"^Not a JSON Schema: |^Unresolvable `\$ref`: "):
+        output_schema.check_new(schema)
 
 
 def test_a_schema_may_be_40_levels_deep() -> None:
@@ -105,7 +139,7 @@ _json = st.recursive(
 def test_whatever_is_given_is_accepted_or_refused(fields: dict[str, Any]) -> None:
     """There is no other error."""
     with contextlib.suppress(ValueError):
-        checked({**OBJECT, **fields})
+        accepted({**OBJECT, **fields})
 
 
 def test_the_order_of_properties_is_stored() -> None:

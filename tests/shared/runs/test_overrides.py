@@ -134,6 +134,12 @@ def test_a_value_of_another_form_is_refused(given: dict[str, Any], field: str) -
     assert [field] == list(problems(**given))
 
 
+@pytest.mark.parametrize("unused", [{"x": {"type": "text"}}, [1]])
+def test_the_output_of_a_run_has_a_schema_that_vendors_accept(unused: Any) -> None:
+    """They would refuse each request of the run, though nothing refers to what is invalid."""
+    assert ["output_schema"] == list(problems(output_schema={"type": "object", "$defs": unused}))
+
+
 def test_a_tool_of_a_run_has_a_schema_that_vendors_accept() -> None:
     """They would refuse each request of the run, though nothing refers to what is invalid."""
     parameters = {"type": "object", "$defs": {"x": {"type": "text"}}}

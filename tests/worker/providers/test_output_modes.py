@@ -64,6 +64,24 @@ def nested(levels: int) -> dict[str, Any]:
         (closed(properties={"a": {"oneOf": [{"type": "string"}]}}), False, False),
         (closed(properties={"a": {}}), False, False),
         (closed(anyOf=[{"required": ["a"]}]), False, False),
+        # Stored by a release that accepted it where nothing refers to it.
+        (closed(**{"$defs": [1]}), False, False),
+        (closed(definitions=1), False, False),
+        (
+            closed(
+                **{
+                    "$defs": {
+                        "b": {"type": "object", "additionalProperties": False, "properties": 1}
+                    }
+                }
+            ),
+            False,
+            False,
+        ),
+        (closed(**{"$defs": {"b": closed(required=1)}}), False, False),
+        (closed(**{"$defs": {"b": closed(required=[[]])}}), False, True),
+        (closed(**{"$defs": {"b": {"anyOf": 1}}}), False, False),
+        (closed(**{"$defs": {"b": {"type": "string", "format": []}}}), False, False),
         (nested(10), True, True),
         (nested(11), False, True),
     ],
