@@ -146,6 +146,10 @@ class ThreadStream:
             if not watch.awaits_run:
                 self._hub.holes.check(watch.run_id, watch.cursor)
             run = self._next()
+            # Afterwards: the run was read while the client saw the thread.
+            if run is not None and not self._is_seen():
+                watch.interrupt()
+                return b""
         except EventsLost:
             watch.interrupt()  # the next request with this cursor gets 410
             return b""
@@ -168,6 +172,10 @@ class ThreadStream:
             self._position = run.position
             run = self._runs.after(self._thread_id, self._position)
         return run
+
+    def _is_seen(self) -> bool:
+        start = self._runs.start(self._thread_id, None)
+        return start is not None and start.thread.is_seen_by(self.watch.reader)
 
     def pieces(self, page: Page) -> Iterator[bytes]:
         """Yield the pieces of a page, with the run in each id."""
