@@ -223,7 +223,9 @@ def identify(
     except BadIdToken as error:
         log.warning("ID token of provider %s refused: %s", provider.id, error)
         raise LoginRefused("id_token_invalid") from None
-    if "email" not in claims and access_token is not None and needs_address(claims["sub"]):
+    is_settled = "email_verified" in claims or provider.assumes_verified_email
+    says_all = "email" in claims and is_settled
+    if not says_all and access_token is not None and needs_address(claims["sub"]):
         token, subject = access_token, claims["sub"]
         claims |= _ask(
             documents,

@@ -251,6 +251,7 @@ def test_a_provider_that_says_nothing_of_verification_can_be_believed(
     assert (403, "auth.login_refused") == error_of(log_in(app.test_client(), org, provider))
     provider.claims = {"email_verified": ...}
     assert 200 == log_in(app.test_client(), org, provider).status_code
+    assert "/userinfo" not in provider.asked
 
 
 def test_the_address_may_be_in_userinfo_alone(
@@ -269,6 +270,24 @@ def test_the_address_may_be_in_userinfo_alone(
     assert 200 == log_in(app.test_client(), org, provider).status_code
 
     assert 4 == asked == provider.asked.count("/userinfo")
+
+
+def test_the_verification_may_be_in_userinfo_alone(
+    org: User, provider: IdentityProvider, app: Flask
+) -> None:
+    """As with Okta's default server; the address that is believed is that of userinfo."""
+    provider.claims = {"email": f"robert@{provider.domain}", "email_verified": ...}
+    address = f"bob@{provider.domain}"
+    for claims in ({"email": address}, {"email": address, "email_verified": False}):
+        provider.userinfo = {"sub": "sub-1", **claims}
+        refused = log_in(app.test_client(), org, provider)
+        assert (403, "auth.login_refused") == error_of(refused)
+    provider.userinfo = {"sub": "sub-1", "email": address, "email_verified": True}
+    for _ in range(2):
+        client = app.test_client()
+        assert address == user_of(client, log_in(client, org, provider))["email"]
+
+    assert 3 == provider.asked.count("/userinfo")
 
 
 def test_of_those_who_come_at_once_as_one_person_one_user_is_made(
