@@ -49,7 +49,7 @@ _CHOSEN: dict[str, dict[str, Any]] = {
     "run_events": {"type": "run.completed", "payload": json.dumps({"data": {"text": TEXT}})},
     "threads": {"deleted_at": None, "parent_run_id": None},
     "webhook_endpoints": {"event_types": ["run.completed"]},
-    "webhook_deliveries": {"state": "pending", "leased_until": None},
+    "webhook_deliveries": {"state": "pending", "leased_until": None, "data": "{}"},
     "identity_providers": {"email_domains": ["example.com"]},
     "spending": {"scope": "org"},
 }

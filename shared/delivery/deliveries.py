@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, delete, func, literal_column, select, text, update
+from sqlalchemy.sql.elements import Label
 
 from arkloop.shared.config import Settings
 from arkloop.shared.delivery import endpoints
@@ -58,6 +59,11 @@ _FIRST: Mapping[str, Any] = {"created_at": datetime.min.replace(tzinfo=UTC), "id
 _IN_PROGRESS = timedelta(minutes=5)
 #: Literal texts: Postgres finds a partial index by nothing else.
 _IS_STATE = {state: text(f"state = '{state}'") for state in STATES}
+#: When the thread of a row's run was deleted; null, too, if it is about no run.
+_THREAD_DELETED_AT: Label[datetime | None] = literal_column(
+    "(SELECT t.deleted_at FROM threads t"
+    " WHERE t.id = (webhook_deliveries.data::json ->> 'thread_id')::uuid)"
+).label("thread_deleted_at")
 _SHOWN = [c for c in webhook_deliveries.c if c.name not in ("data", "ordered_by", "leased_until")]
 
 
@@ -102,13 +108,13 @@ def list_(
 
 
 def find(sql: Connection, org_id: UUID, endpoint_id: UUID, delivery_id: UUID) -> Row[Any]:
-    """Find a delivery with its data.
+    """Find a delivery with its data, and when the thread of its run was deleted.
 
     Raises:
         WebhookEndpointNotFound, WebhookDeliveryNotFound
     """
     endpoints.find(sql, org_id, endpoint_id)
-    columns = [*_SHOWN, webhook_deliveries.c.data]
+    columns = [*_SHOWN, webhook_deliveries.c.data, _THREAD_DELETED_AT]
     is_one = webhook_deliveries.c.id == delivery_id
     of_endpoint = webhook_deliveries.c.endpoint_id == endpoint_id
     row = sql.execute(select(*columns).where(is_one, of_endpoint)).one_or_none()
@@ -183,7 +189,8 @@ def claim(
     """Begin attempts of at most `capacity` deliveries that are due, in one statement.
 
     `busy` has the attempts that this process is making, by endpoint. Each row has the delivery's
-    id, type, data and attempt, and the endpoint's address and sealed secrets.
+    id, type, data and attempt, when the thread of its run was deleted, and the endpoint's address
+    and sealed secrets.
     """
     settings = tx.connections.settings
     return tx.sql.exec_driver_sql(

@@ -7,6 +7,7 @@
 -- those of no other org waiting, and an org with fewer attempts in progress comes first.
 -- A delivery has to wait for earlier ones of its run. By `state = 'pending'` Postgres could look for
 -- these in the index of all that is pending for the endpoint, for each anew.
+-- What a deleted thread had is not sent: by `EXISTS` Postgres could look for all deleted threads.
 -- Those of an org that was copied to another installation are sent there.
 WITH RECURSIVE pending AS (
     (
@@ -66,4 +67,7 @@ WHERE d.id = due.id AND e.id = d.endpoint_id
 RETURNING d.id, d.endpoint_id, d.org_id, d.type, d.created_at, d.data, d.attempts, e.url,
     e.secret_encrypted, e.former_secret_encrypted,
     (SELECT k.wrapped FROM org_keys k WHERE k.org_id = e.org_id) AS org_key,
-    coalesce(e.former_secret_until > now(), false) AS has_former_secret
+    coalesce(e.former_secret_until > now(), false) AS has_former_secret,
+    (
+        SELECT t.deleted_at FROM threads t WHERE t.id = (d.data::json ->> 'thread_id')::uuid
+    ) AS thread_deleted_at
