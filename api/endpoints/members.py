@@ -78,8 +78,10 @@ def remove_member(org_id: UUID, user_id: UUID) -> Response:
     check_login(org_id)
     # What ends with it are logins of a person, who is no member any more by then.
     with connections_of_service().transaction() as tx:
-        members.remove(tx, actor(), user_id)
+        revoked = members.remove(tx, actor(), user_id)
         record(tx, "member.removed", "user", user_id)
+        for key_id in revoked:
+            record(tx, "api_key.revoked", "api_key", key_id)
     authenticator().forget()
     return Response(status=204)
 

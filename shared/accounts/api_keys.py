@@ -9,7 +9,7 @@ import re
 import secrets
 import string
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -169,8 +169,13 @@ def revoke(tx: Transaction, actor: Actor, key_id: UUID) -> None:
     revocations.cancel_runs(tx, [key_id], by_user_id=actor.user_id)
 
 
-def revoke_all(tx: Transaction, *, org_id: UUID, user_id: UUID, by_user_id: UUID | None) -> None:
-    """End all keys of a user in an org, as `revoke` does, by default in the user's own name."""
+def revoke_all(
+    tx: Transaction, *, org_id: UUID, user_id: UUID, by_user_id: UUID | None
+) -> Sequence[UUID]:
+    """End all keys of a user in an org, as `revoke` does, by default in the user's own name.
+
+    Returns the ids of those that end by this.
+    """
     revoked = tx.sql.scalars(
         update(api_keys)
         .where(
@@ -182,6 +187,7 @@ def revoke_all(tx: Transaction, *, org_id: UUID, user_id: UUID, by_user_id: UUID
         .returning(api_keys.c.id)
     ).all()
     revocations.cancel_runs(tx, revoked, by_user_id=by_user_id)
+    return revoked
 
 
 def has_any(sql: Connection, *, org_id: UUID, user_id: UUID) -> bool:

@@ -322,7 +322,8 @@ def _end_access(tx: Transaction, user_id: UUID) -> None:
         tx.sql.execute(delete(table).where(table.c.created_by_user_id == user_id))
     accounts.end_password_reset(tx, user_id)
     for org_id in tx.sql.scalars(select(keys.c.org_id).where(keys.c.user_id == user_id).distinct()):
-        api_keys.revoke_all(tx, org_id=org_id, user_id=user_id, by_user_id=None)
+        for key_id in api_keys.revoke_all(tx, org_id=org_id, user_id=user_id, by_user_id=None):
+            _audit(tx, org_id, "api_key.revoked", ("api_key", key_id))
 
 
 def _take_name_off(tx: Transaction, user_id: UUID) -> None:

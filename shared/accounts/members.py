@@ -3,6 +3,7 @@
 Changes of one org happen one after the other, under a lock of its row: an org always has an owner.
 """
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -60,13 +61,14 @@ def change_role(tx: Transaction, actor: Actor, user_id: UUID, role: str) -> Row[
     return tx.sql.execute(_members().where(*_is(actor.org_id, user_id))).one()
 
 
-def remove(tx: Transaction, actor: Actor, user_id: UUID) -> None:
+def remove(tx: Transaction, actor: Actor, user_id: UUID) -> Sequence[UUID]:
     """Remove a member from the actor's org; everybody may remove themselves.
 
     Their logins in this org, their API keys of it, their open invitations to it, the resets that
     they have made for its members, the reset of their own password and the access that they have
     granted MCP servers of the org end. Runs of the keys are cancelled, and runs in their private
-    threads, which nobody could see or stop any more; their threads and other runs stay.
+    threads, which nobody could see or stop any more; their threads and other runs stay. Returns the
+    ids of the keys.
 
     Raises:
         MemberNotFound
@@ -88,9 +90,10 @@ def remove(tx: Transaction, actor: Actor, user_id: UUID) -> None:
     commands.decline_visits(tx, mcp_owners.forget(tx, owner, org_id=org_id))
     revocations.cancel_private_runs(tx, org_id=org_id, user_id=user_id, by_user_id=actor.user_id)
     sessions.end_in_org(tx, user_id=user_id, org_id=org_id)
-    api_keys.revoke_all(tx, org_id=org_id, user_id=user_id, by_user_id=actor.user_id)
+    revoked = api_keys.revoke_all(tx, org_id=org_id, user_id=user_id, by_user_id=actor.user_id)
     _revoke_created(tx, org_id, user_id)
     accounts.end_password_reset(tx, user_id)
+    return revoked
 
 
 def lock(tx: Transaction, actor: Actor) -> str:

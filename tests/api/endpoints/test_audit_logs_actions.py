@@ -131,6 +131,26 @@ def test_changes_of_members_are_recorded(alice: User, client: FlaskClient) -> No
     ]
 
 
+@pytest.mark.parametrize("by_themselves", [True, False])
+def test_keys_that_end_with_their_member_are_recorded(
+    alice: User, register: Register, by_themselves: bool
+) -> None:
+    """Each has an entry of its own, by who removes the member; one that has ended before, none."""
+    bob = register(org_of=alice, role="member")
+    keys = [str(bob.post("/v1/api-keys", {"name": name}).json["id"]) for name in "abc"]
+    bob.delete(f"/v1/api-keys/{keys[0]}")
+    before = len(actions(alice))
+
+    by = bob if by_themselves else alice
+    assert 204 == by.delete(f"/v1/orgs/{alice.org_id}/members/{bob.id}").status_code
+
+    [removed, *revoked] = actions(alice)[before:]
+    assert ("member.removed", str(bob.id), {}) == removed
+    assert [("api_key.revoked", key_id, {}) for key_id in sorted(keys[1:])] == sorted(revoked)
+    entries = alice.get("/v1/audit-logs?action=api_key.revoked&limit=2").json or []
+    assert {str(by.id)} == {entry["actor"]["user_id"] for entry in entries}
+
+
 def test_resets_of_passwords_are_recorded(
     alice: User, register: Register, client: FlaskClient
 ) -> None:
