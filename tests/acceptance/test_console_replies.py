@@ -85,6 +85,7 @@ def test_a_result_that_came_from_elsewhere_is_named(
     expect(box.get_by_role("alert")).to_contain_text("look already has another result")
     expect(look).to_have_count(0)
     expect(listen).to_have_value("Waves.")
+    page.wait_for_timeout(1_500)  # a box that has moved takes no click for a second
     press(box, "Send results")
 
     assert "completed" == user.ended(run["run_id"])["status"]
