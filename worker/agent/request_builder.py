@@ -301,9 +301,9 @@ class RequestBuilder:
         return [self._shown[key] for key in keys]
 
     def _answer_tokens(self, route: Route) -> int:
-        most = self._agent.persona.max_output_tokens or route.max_output_tokens
-        most = self._agent.chain.output_limit(most or ANSWER_TOKENS)
-        return min(most or ANSWER_TOKENS, (route.context_tokens or 0) // 2)
+        most = self._agent.persona.max_output_tokens or route.max_output_tokens or ANSWER_TOKENS
+        allowed = self._agent.chain.output_limit(most) or most
+        return min(allowed, (route.context_tokens or 0) // 2)
 
     def _input_tokens(self, route: Route) -> float:
         if route.context_tokens is None:
