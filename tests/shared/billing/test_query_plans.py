@@ -73,7 +73,8 @@ _FILL = (
     INSERT INTO usage_intervals
     SELECT org_id, date_trunc('hour', ended_at), 'assistant', NULL, NULL, count(*), 0, 0, 0, 0, 0,
         count(*), 1
-    FROM run_usage GROUP BY org_id, date_trunc('hour', ended_at)
+    FROM run_usage WHERE ended_at >= current_date - 3  -- those of days before are deleted
+    GROUP BY org_id, date_trunc('hour', ended_at)
     """,
     "UPDATE usage_days_until SET day = current_date - 1, interval_at = current_date",
     """
@@ -125,7 +126,7 @@ def money(stored: StoredRuns, org_id: UUID) -> Money:
 def test_a_report_reads_the_rows_of_its_period(
     connections: Connections, org_id: UUID, report: str
 ) -> None:
-    """A range of an index each for single runs and for days, of a hundredth of the org's rows."""
+    """A range of an index each: for single runs, for intervals and for days."""
     period = Period(since=now() - timedelta(days=31), until=now(), persona="assistant")
     ask = getattr(usage_reports, report)
 
