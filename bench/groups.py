@@ -8,6 +8,7 @@ from bench import (
     busy_threads,
     create,
     distance,
+    everything,
     flood,
     fresh,
     latency,
@@ -74,6 +75,11 @@ GROUPS = (
         "limits",
         "runs created and streams opened in orgs with limits, beside one without",
         lambda short: limits.measure(short=short),
+    ),
+    Group(
+        "everything",
+        "a service with limits, row-level security, metrics and webhooks, beside one without",
+        lambda short: everything.measure(short=short),
     ),
     Group(
         "turns",
