@@ -6,6 +6,7 @@ still connecting too.
 """
 
 import contextlib
+import errno
 import socket
 import ssl
 import threading
@@ -64,12 +65,13 @@ class CheckedBackend(httpcore2.NetworkBackend):
         egress.Refused: from `connect_tcp`, for an address that the policy forbids.
     """
 
-    def __init__(self, policy: Policy | None) -> None:
-        self._policy = policy
+    def __init__(self, policy: Policy | None, *, unheard_seconds: int = UNHEARD_SECONDS) -> None:
+        self._policy, self._unheard_seconds = policy, unheard_seconds
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._resolving: Future[list[str]] | None = None
         self.is_cut = False  # True once no connection may be used
+        self.attempts = 0  # to connect
         #: Seconds that a read may wait, in place of the client's own timeout, which it cannot
         #: change within a response.
         self.read_seconds: float | None = None
@@ -83,6 +85,7 @@ class CheckedBackend(httpcore2.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
         """Connect to one of the checked addresses, the first that answers within its share."""
+        self.attempts += 1
         deadline = None if timeout is None else time.monotonic() + timeout
         failure: OSError = OSError("the host name has no address")
         addresses = self._addresses(host, port, timeout)
@@ -139,7 +142,9 @@ class CheckedBackend(httpcore2.NetworkBackend):
             connection.settimeout(timeout)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if _USER_TIMEOUT is not None:
-                connection.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, UNHEARD_SECONDS * 1000)
+                connection.setsockopt(
+                    socket.IPPROTO_TCP, _USER_TIMEOUT, self._unheard_seconds * 1000
+                )
             # Known before it connects: a server that does not answer can be given up at once.
             self.record(connection)
             connection.connect((address, port))
@@ -170,7 +175,17 @@ class _RecordedStream(SyncStream):
         try:
             return super().read(max_bytes, seconds)
         except httpcore2.ReadTimeout as error:
+            if _is_unheard(error):
+                raise httpcore2.ReadError("what was sent is not acknowledged") from error
             raise httpcore2.ReadTimeout(f"no data for {seconds:g} s") from error
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        try:
+            super().write(buffer, timeout)
+        except httpcore2.WriteTimeout as error:
+            if _is_unheard(error):
+                raise httpcore2.WriteError("what was sent is not acknowledged") from error
+            raise
 
     def start_tls(
         self,
@@ -231,3 +246,8 @@ def _settle(answer: Future[list[str]], host: str, port: int, policy: Policy | No
     else:
         with contextlib.suppress(InvalidStateError):
             answer.set_result(found)
+
+
+def _is_unheard(error: Exception) -> bool:
+    """Return whether the kernel gave the connection up, rather than the client its patience."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ETIMEDOUT

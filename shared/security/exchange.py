@@ -1,7 +1,7 @@
 """A request to an address that an org has chosen, and its response.
 
 Each request has a connection of its own: whether the server may have got it is then certain, and a
-cancel closes nothing but this request.
+cancel closes nothing but this request. Only what may arrive twice is sent over kept connections.
 """
 
 import threading
@@ -12,10 +12,15 @@ from dataclasses import dataclass
 import httpcore2
 
 from arkloop.shared.security import egress
-from arkloop.shared.security.checked_http import CheckedBackend, ssl_context, tls_failure
+from arkloop.shared.security.checked_http import CheckedBackend, tls_failure
 from arkloop.shared.security.egress import CheckedUrl, Policy
+from arkloop.shared.security.kept_connections import Connection, Lender
 
 CONNECT_SECONDS = 5.0
+
+#: The responses of a server that took the rest of an earlier request for the beginning of this one,
+#: or has waited for too long on a connection that it is about to close.
+_CONFUSED = (400, 405, 408, 501)
 
 LATE = "The server did not respond in time."
 BROKEN = "The server closed the connection without a valid response."
@@ -53,6 +58,10 @@ class Response:
     retry_after: str | None = None
     problem: str | None = None
 
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
 
 #: Calls its argument as soon as somebody gives the block up.
 Aborting = Callable[[Callable[[], None]], AbstractContextManager[None]]
@@ -67,8 +76,12 @@ def post(
     seconds: float,
     *,
     most_bytes: int,
+    kept: Lender | None = None,
 ) -> Response:
     """Send a POST to a checked address, without following redirects; read `most_bytes` at most.
+
+    With `kept` connections the server may get it twice: if one breaks off before its response, or
+    brings one that a confused server sends, the request is sent again over a new connection.
 
     Raises:
         NotSent: the address is forbidden, or connecting failed.
@@ -76,7 +89,7 @@ def post(
         StopRun, LeaseLost: as `aborting` says; the connection is closed.
     """
     sent = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
-    return _exchange(aborting, "POST", url, policy, sent, body, seconds, most_bytes)
+    return _exchange(aborting, "POST", url, policy, sent, body, seconds, most_bytes, kept)
 
 
 def get(
@@ -100,55 +113,97 @@ def _exchange(
     body: bytes,
     seconds: float,
     most_bytes: int,
+    kept: Lender | None = None,
 ) -> Response:
     try:
         target = egress.check_url(url, policy)
     except egress.Refused as refused:
         raise NotSent(str(refused)) from None
-    backend = CheckedBackend(policy)
+    connection = kept.take(target.origin) if kept else Connection(CheckedBackend(policy))
+    #: Taken by what comes first: the end of the exchange, or that of its time.
+    ending = threading.Lock()
     late = threading.Event()
     status: int | None = None
+    is_repeated = False
 
     def began(of_response: int) -> None:
         nonlocal status
         status = of_response
 
+    def cut() -> None:
+        connection.backend.cut()
+
     def give_up() -> None:
-        late.set()
-        backend.cut()
+        if ending.acquire(blocking=False):
+            late.set()
+            cut()
+
+    def respond() -> Response:
+        is_kept = kept is not None
+        return _response(
+            method, target, connection, headers, body, seconds, most_bytes, began, is_kept=is_kept
+        )
+
+    def not_sent(message: str, *, may_pass: bool = False) -> NotSent | Lost:
+        if not is_repeated:
+            return NotSent(message, may_pass=may_pass)
+        return Lost(LATE if late.is_set() else BROKEN, status)
 
     # A server can stay busy below every time-out of a single read; this ends all of them.
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
-    with aborting(backend.cut):
+    response: Response | None = None
+    is_whole = False
+    with aborting(cut):
         timer.start()
         try:
-            response = _response(method, target, backend, headers, body, seconds, most_bytes, began)
-            if late.is_set():  # a body of no stated length that was cut is just over
+            attempts = connection.backend.attempts
+            try:
+                response = respond()
+            except (httpcore2.ProtocolError, httpcore2.NetworkError):
+                is_new = connection.backend.attempts > attempts
+                if is_new or late.is_set() or (status is not None and status not in _CONFUSED):
+                    raise
+            is_reused = connection.backend.attempts == attempts
+            if kept and is_reused and (response is None or response.status in _CONFUSED):
+                connection.close()
+                connection, is_repeated = kept.new(), True
+                if late.is_set():
+                    cut()
+                response = respond()
+            assert response is not None
+            is_whole = ending.acquire(blocking=False)
+            if not is_whole:  # a body of no stated length that was cut is just over
                 raise Lost(LATE, status)
             return response
         except egress.Refused as refused:
-            raise NotSent(str(refused)) from None
+            raise not_sent(str(refused)) from None
         except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-            raise NotSent(_unreachable(error), may_pass=True) from None
+            raise not_sent(_unreachable(error), may_pass=True) from None
         except httpcore2.TimeoutException:
             raise Lost(LATE, status) from None
         except (httpcore2.ProtocolError, httpcore2.NetworkError):
             raise Lost(LATE if late.is_set() else BROKEN, status) from None
         finally:
             timer.cancel()
-            backend.cut()
+            is_good = is_whole and response is not None and response.is_success
+            if kept and is_good and connection.can_be_kept:
+                kept.give_back(target.origin, connection)
+            else:
+                connection.close()
 
 
 def _response(
     method: str,
     target: CheckedUrl,
-    backend: CheckedBackend,
+    connection: Connection,
     headers: dict[str, str],
     body: bytes,
     seconds: float,
     most_bytes: int,
     began: Callable[[int], None],
+    *,
+    is_kept: bool,
 ) -> Response:
     path = target.path + (f"?{target.query}" if target.query else "")
     timeout = {"connect": min(CONNECT_SECONDS, seconds), "read": seconds, "write": seconds}
@@ -158,24 +213,21 @@ def _response(
         "Accept": "application/json, text/*",
         # What is not packed cannot burst when it is unpacked.
         "Accept-Encoding": "identity",
-        "Connection": "close",
+        "Connection": "keep-alive" if is_kept else "close",
     }
     sent.update(headers.items())
-    with (
-        httpcore2.ConnectionPool(ssl_context=ssl_context(), network_backend=backend) as pool,
-        pool.stream(
-            method,
-            httpcore2.URL(
-                scheme=target.scheme.encode(),
-                host=target.host.encode(),
-                port=target.port,
-                target=path.encode(),
-            ),
-            headers=sent,
-            content=body or None,
-            extensions={"timeout": timeout},
-        ) as response,
-    ):
+    with connection.pool.stream(
+        method,
+        httpcore2.URL(
+            scheme=target.scheme.encode(),
+            host=target.host.encode(),
+            port=target.port,
+            target=path.encode(),
+        ),
+        headers=sent,
+        content=body or None,
+        extensions={"timeout": timeout},
+    ) as response:
         began(response.status)
         found = {name.lower(): value.decode("latin-1") for name, value in response.headers}
         if found.get(b"content-encoding", "identity").lower() != "identity":

@@ -25,6 +25,7 @@ from arkloop.shared.security import exchange
 from arkloop.shared.security.egress import Policy
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey
 from arkloop.shared.security.exchange import Lost, NotSent
+from arkloop.shared.security.kept_connections import KeptConnections
 from arkloop.shared.security.signatures import signed_headers
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.group_commit import GroupCommit
@@ -32,6 +33,8 @@ from arkloop.shared.storage.group_commit import GroupCommit
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+#: While attempts are in progress: what ends, or becomes due, meanwhile shares a look.
+GATHER_SECONDS = 0.005
 #: How old the knowledge may be of who has endpoints.
 ORGS_SECONDS = 2.0
 #: Attempts that this process makes at a time: of all endpoints, and of one.
@@ -50,6 +53,7 @@ class WebhookSender:
     def __init__(self, connections: Connections, stopped: threading.Event) -> None:
         self._connections = connections
         self._policy = Policy.of(connections.settings.allowed_networks)
+        self._kept = KeptConnections(self._policy)
         self._record = GroupCommit(self._record_together)
         self._stopped = stopped
         self._woken = threading.Event()
@@ -59,9 +63,7 @@ class WebhookSender:
         self._endpoints_read_at = float("-inf")
         self._begun_at = float("-inf")
         self._begins_none = threading.Event()
-        BackgroundLoop(
-            "webhooks", self._step, seconds=0.0, stopped=stopped, after=self._begins_none.set
-        )
+        BackgroundLoop("webhooks", self._step, seconds=0.0, stopped=stopped, after=self._end)
 
     def wake(self, org_id: UUID) -> None:
         """Look at once if the org, of which a run has ended or waits, has endpoints."""
@@ -88,26 +90,32 @@ class WebhookSender:
         while self._in_progress() and time.monotonic() < deadline:
             time.sleep(0.05)
 
+    def _end(self) -> None:
+        self._begins_none.set()
+        self._kept.close()
+
     def _in_progress(self) -> int:
         with self._lock:
             return self._busy.total()
 
     def _step(self) -> None:
-        self._woken.wait(LOOK_SECONDS)
+        if self._woken.wait(LOOK_SECONDS) and self._in_progress():
+            time.sleep(GATHER_SECONDS)
         self._woken.clear()
+        self._kept.close_idle()
         if time.monotonic() - self._endpoints_read_at > ORGS_SECONDS:
             with self._connections.reading() as sql:
                 self._endpoints = endpoints.counts(sql)
             self._endpoints_read_at = time.monotonic()
-        while not self._stopped.is_set() and self._begin():
-            pass
+        if not self._stopped.is_set():
+            self._begin()
 
-    def _begin(self) -> int:
-        """Begin the attempts that are due, as far as there is room; return how many."""
+    def _begin(self) -> None:
+        """Begin the attempts that are due, as far as there is room: the end of each wakes this."""
         with self._lock:
             capacity, busy = MAX_ATTEMPTS - self._busy.total(), dict(self._busy)
         if capacity <= 0:
-            return 0
+            return
         with self._connections.statement() as tx:
             claimed = deliveries.claim(
                 tx, capacity=capacity, most_per_endpoint=MAX_ATTEMPTS_OF_ENDPOINT, busy=busy
@@ -117,7 +125,6 @@ class WebhookSender:
             self._begun_at = time.monotonic()
         for row in claimed:
             threading.Thread(target=self._attempt, args=(row,), name="webhook", daemon=True).start()
-        return len(claimed)
 
     def _attempt(self, row: Row[Any]) -> None:
         try:
@@ -156,6 +163,7 @@ class WebhookSender:
                 body,
                 settings.webhook_timeout_seconds,
                 most_bytes=MAX_RESPONSE_BYTES,
+                kept=self._kept.of(row.endpoint_id),
             )
         except NotSent as error:
             return Attempt(row.id, row.attempts, row.url, error=str(error))

@@ -1,5 +1,6 @@
 """Connections to checked addresses only, which end when they are cut."""
 
+import errno
 import socket
 import ssl
 import threading
@@ -14,7 +15,12 @@ import pytest
 import trustme
 
 from arkloop.shared.security import egress
-from arkloop.shared.security.checked_http import UNHEARD_SECONDS, CheckedBackend, tls_failure
+from arkloop.shared.security.checked_http import (
+    UNHEARD_SECONDS,
+    CheckedBackend,
+    _RecordedStream,
+    tls_failure,
+)
 from arkloop.shared.security.egress import Policy
 
 LOOPBACK = Policy.of(["127.0.0.0/8"])
@@ -153,6 +159,26 @@ def test_a_connection_ends_when_nobody_acknowledges_what_it_sends() -> None:
         set_to = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
         stream.close()
     assert UNHEARD_SECONDS * 1000 == set_to
+
+
+class Unheard(socket.socket):
+    """A socket that the kernel has given up: nobody acknowledges what was sent (tcp(7))."""
+
+    def recv(self, *_: Any) -> bytes:
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    def send(self, *_: Any) -> int:
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+
+def test_a_connection_that_nobody_acknowledges_is_lost() -> None:
+    """It is no time-out of a server that is there, and thinks."""
+    with Unheard() as unheard:
+        stream = _RecordedStream(unheard, CheckedBackend(None))
+        with pytest.raises(httpcore2.ReadError, match="not acknowledged"):
+            stream.read(1, 10)
+        with pytest.raises(httpcore2.WriteError, match="not acknowledged"):
+            stream.write(b"x", 10)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -20,11 +20,13 @@ from arkloop.shared.events.types import RunCompleted
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.endings import Ending, RunEnder
 from arkloop.shared.runs.states import RunState
+from arkloop.shared.security.kept_connections import IDLE_SECONDS
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.group_commit import LARGE_SIZE
 from arkloop.worker.webhooks.sender import MAX_ATTEMPTS_OF_ENDPOINT, WebhookSender
 from tests.clients import User
 from tests.closed_port import closed_port
+from tests.query_plans import noted
 from tests.stored_runs import USED, StoredRuns, numbered
 from tests.tool_receiver import Received, Reply, ToolReceiver
 from tests.waiting import eventually
@@ -205,6 +207,73 @@ def test_a_flood_is_not_read(hook: Made) -> None:
 
     assert ("delivered", 200) == (row.state, row.response_status)
     assert sent < 32 * 1024 * 1024
+
+
+@dataclass
+class Listener:
+    """A receiver that confirms all that arrives over its first connection."""
+
+    url: str = ""
+    arrived: bytes = b""
+    is_closed: bool = False
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    made = Listener()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        made.url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+
+        def confirm() -> None:
+            connection, _ = server.accept()
+            with connection:
+                while data := connection.recv(65_536):
+                    made.arrived += data
+                    if data.endswith(b"}}"):
+                        connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+            made.is_closed = True
+
+        threading.Thread(target=confirm, daemon=True).start()
+        yield made
+
+
+def test_messages_to_a_receiver_share_a_connection(hook: Made, listener: Listener) -> None:
+    """A message shortly after another one needs no new handshake; later the connection ends."""
+    made = hook(listener.url)
+
+    states = [made.tried(made.test()).state for _ in range(3)]
+
+    assert ["delivered"] * 3 == states
+    assert 3 == listener.arrived.count(b"POST /")
+    eventually(lambda: listener.is_closed, seconds=IDLE_SECONDS + 10)
+
+
+def test_a_sender_that_stops_closes_its_connections(connections: Connections) -> None:
+    """They are closed although they could still be used."""
+    stopped = threading.Event()
+    sender = WebhookSender(connections, stopped)
+    kept = sender._kept.of("endpoint")
+    connection = kept.new()
+    kept.give_back("http://127.0.0.1", connection)
+
+    stopped.set()
+
+    eventually(lambda: connection.backend.is_cut, seconds=IDLE_SECONDS / 2)
+
+
+def test_attempts_that_end_together_share_a_claim(
+    connections: Connections, receiver: ToolReceiver, hook: Made, alice: User
+) -> None:
+    """Each claim takes several of the messages that are due for a receiver."""
+    made = hook(receiver.url)
+    with noted(connections) as statements:
+        with connections.transaction() as tx:
+            due = [deliveries.test(tx, alice.org_id, made.id).id for _ in range(80)]
+        for one in due:
+            made.tried(UUID(str(one)))
+
+    claims = [sql for sql, _ in statements if "make_interval(secs => %(lease_seconds)s)" in sql]
+    assert len(claims) < 30  # 40 if each pair of ends had one
 
 
 @pytest.mark.parametrize(("status", "state"), [(200, "delivered"), (500, "pending")])
