@@ -15,7 +15,7 @@ from bench.http_clients import Caller, Follower, Loop, Target
 from bench.service import Service
 
 RUNS = 200
-CANCELS = 100
+CANCELS = 300
 SHORT_COUNT = 20
 WARM_UP = 10
 #: Between two measurements, so that what the last one left to do is done.
