@@ -40,9 +40,11 @@ _REASONING = ("reasoning_content", "reasoning")
 _ADDED = ("content", "refusal", "tool_calls", *_REASONING)
 #: OpenRouter's, with the signatures that Anthropic's and Google's models want back.
 _DETAILS = "reasoning_details"
-#: The finish reasons of a server that broke off: DeepSeek's, that of SGLang and vLLM, and that of
-#: Mistral and OpenRouter.
-_INTERRUPTED = ("insufficient_system_resource", "abort", "error")
+#: The finish reasons of a server that broke off: DeepSeek's, that of SGLang and vLLM, that of
+#: Mistral and OpenRouter, and z.ai's.
+_INTERRUPTED = ("insufficient_system_resource", "abort", "error", "network_error")
+#: How those of Gemini begin, in lower case, after a call that cannot be read, or of no such tool.
+_BAD_CALL = "function_call_filter"
 
 
 def build(
@@ -116,6 +118,9 @@ class OpenAIProvider:
             if finish_reason in _INTERRUPTED:
                 why = f"The provider broke off its response: {finish_reason}."
                 raise ProviderError("overloaded", why)
+            if finish_reason.lower().startswith(_BAD_CALL):
+                why = f"The provider refused the model's tool call: {finish_reason}."
+                raise ProviderError("malformed", why)
             tool_calls = calls.whole()
             if usage is not None and not usage.output_tokens and (has_text or tool_calls):
                 usage = None  # some servers fill in zeros for what they do not count

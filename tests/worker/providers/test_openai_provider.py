@@ -383,7 +383,9 @@ def test_the_last_marker_may_be_missing() -> None:
     assert "length" == found[-1].stop_reason
 
 
-@pytest.mark.parametrize("reason", ["insufficient_system_resource", "abort", "error"])
+@pytest.mark.parametrize(
+    "reason", ["insufficient_system_resource", "abort", "error", "network_error"]
+)
 def test_a_server_that_breaks_off_has_not_answered(reason: str) -> None:
     """Its finish reason says that the stream was interrupted."""
     failure = refusal("openai", raw(openai_stream(delta(content="Hi"), delta(finish=reason))))
