@@ -150,7 +150,8 @@ def _step(
     state = reply.message.state
     completed = types.MessageCompleted(message_id, clean(content), reply.usage, state)
     if not tool_calls:
-        is_cut_off = reply.is_shortened and reply.end.stop_reason == "length"
+        is_of_output = reply.end.stop_reason == "length" and not reply.end.is_context_full
+        is_cut_off = reply.is_shortened and is_of_output
         if is_cut_off and not content.strip():
             context.void_text("budget.exhausted", reply.cost)
             raise LimitExceeded(
@@ -293,15 +294,17 @@ def _unanswered(context: RunContext, reason: str) -> str:
 
 
 def _check_for_answer(reply: Reply) -> None:
-    """Check for an answer. Raises: RunFailure: the model's reasoning has used up its output."""
+    """Check for an answer. Raises: RunFailure: the model's reasoning has used up its tokens."""
     if reply.end.stop_reason != "length" or reply.message.content.strip():
         return
-    used = reply.usage
+    used, what, remedy = reply.usage, "reached its output limit", "Raise `max_output_tokens`."
+    if reply.end.is_context_full:
+        what = "filled its context"
+        remedy = "Lower the route's `context_tokens`, or use a model with a larger context."
     raise RunFailure(
         "provider.output_limit",
-        "The model reached its output limit before it produced an answer: it used"
-        f" {used.output_tokens}"
-        f" tokens, {used.reasoning_tokens} of them for reasoning. Raise `max_output_tokens`.",
+        f"The model {what} before it produced an answer: it used {used.output_tokens}"
+        f" tokens, {used.reasoning_tokens} of them for reasoning. {remedy}",
     )
 
 

@@ -118,7 +118,9 @@ def as_text(reply: Reply) -> Reply | None:
     # A text is of arguments that are no object: some servers encode them twice.
     said = call.arguments if isinstance(call.arguments, str) else call.text or call.arguments
     text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
-    end = TurnEnd("stop" if reason == "tool_calls" else reason)
+    end = TurnEnd(
+        "stop" if reason == "tool_calls" else reason, is_context_full=reply.end.is_context_full
+    )
     return replace(reply, message=AssistantMessage(text), end=end)
 
 

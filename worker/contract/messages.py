@@ -208,7 +208,8 @@ class TurnEnd:
     """The last chunk of a stream; `usage` is None where the provider reported none, or not all.
 
     `state` and `call_states`, one for each call or none at all, are what the provider requires back
-    with the turn: see `ProviderState`.
+    with the turn: see `ProviderState`. `is_context_full`: `length`, of the context and not of the
+    output.
     """
 
     stop_reason: str
@@ -216,6 +217,7 @@ class TurnEnd:
     usage: Usage | None = None
     state: Any = None
     call_states: tuple[Any, ...] = ()
+    is_context_full: bool = False
 
 
 Chunk = TextDelta | ThinkingDelta | CallDelta | UsageUpdate | TurnEnd

@@ -32,12 +32,13 @@ from arkloop.worker.providers.sdk_client import StateBudget, address, read_to_en
 from arkloop.worker.providers.sdk_errors import provider_errors
 
 #: The same words as of the other providers, where they mean the same.
+_FULL = "model_context_window_exceeded"
 _STOP_REASONS = {
     "end_turn": "stop",
     "stop_sequence": "stop",
     "tool_use": "tool_calls",
     "max_tokens": "length",
-    "model_context_window_exceeded": "length",
+    _FULL: "length",
     "refusal": "content_filter",
 }
 
@@ -150,7 +151,9 @@ class _Answer:
         if not self._usage.output_tokens and (self._has_text or calls):
             usage = None  # some servers fill in zeros for what they do not count
         reason = clean(self._stop_reason or "end_turn")
-        end = TurnEnd(_STOP_REASONS.get(reason, reason), calls, usage)
+        end = TurnEnd(
+            _STOP_REASONS.get(reason, reason), calls, usage, is_context_full=reason == _FULL
+        )
         if calls and self._thoughts.finish():
             end = replace(end, state=self._thoughts.of_turn, call_states=self._calls.states())
         return end

@@ -43,8 +43,17 @@ _DETAILS = "reasoning_details"
 #: The finish reasons of a server that broke off: DeepSeek's, that of SGLang and vLLM, that of
 #: Mistral and OpenRouter, and z.ai's.
 _INTERRUPTED = ("insufficient_system_resource", "abort", "error", "network_error")
-#: How those of Gemini begin, in lower case, after a call that cannot be read, or of no such tool.
-_BAD_CALL = "function_call_filter"
+#: How those of Gemini begin, in lower case, after a call that cannot be read, or of no such tool;
+#: the last two are what LiteLLM makes of them.
+_BAD_CALL = ("function_call_filter", "malformed_function_call", "unexpected_tool_call")
+#: The reasons that the model's context is full, in lower case: z.ai's, and Mistral's.
+_FULL = ("model_context_window_exceeded", "model_length")
+#: The other providers' words for the same reasons; Gemini's have its own reason after a colon.
+_STOP_REASONS = {
+    **dict.fromkeys(_FULL, "length"),
+    "content_filter": "content_filter",
+    "sensitive": "content_filter",  # z.ai
+}
 
 
 def build(
@@ -125,8 +134,8 @@ class OpenAIProvider:
             if usage is not None and not usage.output_tokens and (has_text or tool_calls):
                 usage = None  # some servers fill in zeros for what they do not count
             # A refusal ends with `stop`, as an answer does.
-            reason = "content_filter" if is_refused else clean(finish_reason)
-            end = TurnEnd(reason, tool_calls, usage)
+            reason = "content_filter" if is_refused else _stop_reason(finish_reason)
+            end = TurnEnd(reason, tool_calls, usage, is_context_full=finish_reason.lower() in _FULL)
             if tool_calls and not budget.is_over:
                 end = replace(end, state=reasoning.fields(), call_states=calls.states())
         yield end
@@ -200,6 +209,10 @@ def _parts(content: Any, refusal: str | None) -> Iterator[TextDelta | ThinkingDe
         elif kind == "thinking":
             said = _parts(part["thinking"], None)
             yield from (ThinkingDelta(piece.text) for piece in said)
+
+
+def _stop_reason(finish_reason: str) -> str:
+    return _STOP_REASONS.get(finish_reason.lower().partition(":")[0], clean(finish_reason))
 
 
 def _text_of(arguments: Any) -> str | None:

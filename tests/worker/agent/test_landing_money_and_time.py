@@ -27,6 +27,7 @@ from arkloop.worker.contract.messages import (
 from arkloop.worker.contract.outcomes import (
     DeadlineExceeded,
     LimitExceeded,
+    RunFailure,
     ShuttingDown,
     TimeToLand,
 )
@@ -199,6 +200,8 @@ class Poor(RecordedRun):
 class Verbose(LastWords):
     """A model that uses all the output it is given, `length` after this text."""
 
+    is_context_full = False
+
     def __init__(self, said: str, *last_words: Chunk) -> None:
         super().__init__(*last_words)
         self._said = said
@@ -212,7 +215,8 @@ class Verbose(LastWords):
             return
         self.requests.append(request)
         yield TextDelta(self._said)
-        yield TurnEnd("length", (), Usage(output_tokens=request.max_output_tokens))
+        used = Usage(output_tokens=request.max_output_tokens)
+        yield TurnEnd("length", (), used, is_context_full=self.is_context_full)
 
 
 def test_an_answer_that_the_budget_cuts_off_says_so() -> None:
@@ -225,6 +229,24 @@ def test_an_answer_that_the_budget_cuts_off_says_so() -> None:
 
     assert ("It is", "budget", 0) == (answer.content, answer.stop_reason, context.exhausted)
     assert [999] == [one.max_output_tokens for one in model.requests]
+
+
+@pytest.mark.parametrize("said", ["It is", ""])
+def test_an_answer_that_a_full_context_cuts_off_is_no_matter_of_the_budget(said: str) -> None:
+    """With more money, it would have been cut off as well."""
+    model = Verbose(said)
+    model.is_context_full = True
+    agent = replace(agent_for(max_output_tokens=2000), chain=chain_of(model))
+    context = Poor(1000)
+
+    if said:
+        assert "length" == run_loop(agent, context).stop_reason
+    else:
+        with pytest.raises(RunFailure, match="filled its context"):
+            run_loop(agent, context)
+
+    assert [999] == [one.max_output_tokens for one in model.requests]
+    assert [] == context.voided
 
 
 def test_output_that_the_budget_cuts_off_before_any_text_leads_to_the_last_call() -> None:

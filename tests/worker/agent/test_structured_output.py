@@ -87,11 +87,11 @@ def test_a_refusal_is_not_asked_again() -> None:
         assert "output.invalid" == caught.value.code
 
 
-def reply_with(*calls: ToolCall, content: str = "", stop_reason: str = "tool_calls") -> Reply:
+def reply_with(*calls: ToolCall, content: str = "") -> Reply:
     return Reply(
         request=request("x"),
         message=AssistantMessage(content, calls),
-        end=TurnEnd(stop_reason, calls),
+        end=TurnEnd("tool_calls", calls),
         usage=Usage(),
         cost=RunCost(Usage(), Decimal(0)),
     )
@@ -108,8 +108,9 @@ def test_a_call_of_the_tool_alone_is_an_answer(arguments: Any, expected: str) ->
 
     assert said is not None
     assert (AssistantMessage(expected), TurnEnd("stop")) == (said.message, said.end)
-    cut_off = as_text(reply_with(call, stop_reason="length"))
-    assert cut_off is not None and "length" == cut_off.end.stop_reason
+    full = replace(reply_with(call), end=TurnEnd("length", (call,), is_context_full=True))
+    cut_off = as_text(full)
+    assert cut_off is not None and TurnEnd("length", is_context_full=True) == cut_off.end
 
 
 @pytest.mark.parametrize("others", [[], ["calculator"], [FINAL_TOOL, "calculator"]])

@@ -183,7 +183,10 @@ def test_reasons_to_stop_have_the_words_of_the_other_providers(
     reason: str | None, expected: str
 ) -> None:
     """Equivalent stop reasons get the other providers' words, and all others stay."""
-    assert expected == end(start(), *text(0, "Hi"), finish(reason)).stop_reason
+    last = end(start(), *text(0, "Hi"), finish(reason))
+
+    assert expected == last.stop_reason
+    assert last.is_context_full == (reason == "model_context_window_exceeded")
 
 
 @pytest.mark.parametrize("late", [b"", b"event: error\ndata: {}\n\n", b"event: x\ndata: bye\n\n"])
