@@ -26,6 +26,7 @@ from arkloop.worker.providers import chat_request, output_modes, token_counts
 from arkloop.worker.providers.chat_call_ids import with_ids_for
 from arkloop.worker.providers.chat_demands import Demands
 from arkloop.worker.providers.chat_request import SIGNED
+from arkloop.worker.providers.google_thoughts import Thoughts
 from arkloop.worker.providers.openai_client import Client
 from arkloop.worker.providers.openai_responses import ResponsesProvider
 from arkloop.worker.providers.output_modes import OutputMode
@@ -86,7 +87,7 @@ class OpenAIProvider:
         usage: Usage | None = None
         has_text = is_refused = False
         budget = StateBudget()
-        reasoning = _Reasoning(budget)
+        reasoning, thoughts = _Reasoning(budget), Thoughts()
         with self._client.calling(stop, request):
             with self._open(request) as s:
                 for chunk in self._client.read(s, _Ends()):
@@ -102,12 +103,13 @@ class OpenAIProvider:
                         if delta is None:
                             continue
                         reasoning.add(delta)
-                        if thinking := _thinking(delta):
+                        flagged, content = thoughts.split(delta)
+                        if thinking := _thinking(delta) or flagged:
                             has_text = True
                             yield ThinkingDelta(clean(thinking))
                         refusal = delta.get("refusal")
                         is_refused = is_refused or bool(refusal)
-                        for part in _parts(delta.get("content"), refusal):
+                        for part in _parts(content, refusal):
                             has_text = True
                             yield part
                         for piece in delta.get("tool_calls") or ():
@@ -130,6 +132,9 @@ class OpenAIProvider:
             if finish_reason.lower().startswith(_BAD_CALL):
                 why = f"The provider refused the model's tool call: {finish_reason}."
                 raise ProviderError("malformed", why)
+            if answer := thoughts.rest():
+                has_text = True
+                yield TextDelta(clean(answer))
             tool_calls = calls.whole()
             if usage is not None and not usage.output_tokens and (has_text or tool_calls):
                 usage = None  # some servers fill in zeros for what they do not count

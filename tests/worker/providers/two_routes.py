@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from arkloop.worker import providers
 from arkloop.worker.agent.loop import Answer as Final
@@ -15,10 +16,11 @@ HELLO = raw(openai_stream(delta(content="Hello."), delta(finish="stop")))
 
 @dataclass(frozen=True)
 class Outcome:
-    """The final answer, and how often each route was called."""
+    """The final answer, what the first route received, and how often each route was called."""
 
     answer: Final
     context: RecordedRun
+    bodies: list[dict[str, Any]]
     calls: tuple[int, int]
 
 
@@ -32,4 +34,4 @@ def outcome(first: Sequence[Answer], second: Sequence[Answer] = (HELLO,)) -> Out
             answer = run(replace(agent_for("Hi"), chain=chain), context)
         finally:
             chain.close()
-        return Outcome(answer, context, (len(one.bodies), len(two.bodies)))
+        return Outcome(answer, context, one.bodies, (len(one.bodies), len(two.bodies)))
