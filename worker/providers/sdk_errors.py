@@ -101,6 +101,10 @@ _MISSING_MODEL = re.compile(
     r"|is not servable in region|is not allowed to use publisher model|vertexai\.allowedmodels",
     re.IGNORECASE,
 )
+#: Groq's code where its model has written a call that cannot be read or does not fit the tool.
+_BAD_CALL = "tool_use_failed"
+#: The same in LiteLLM's text, whose code is the status.
+_BAD_CALL_TEXT = re.compile(r'GroqException - \{.*"code": ?"tool_use_failed"', re.DOTALL)
 #: Parts of the types and codes of errors inside a stream, in lower case; the first that fits.
 _WORDS = (
     ("rate_limit", "rate_limited"),
@@ -220,6 +224,8 @@ def _status_error(error: Any, api_key: str | None, settings: Mapping[str, Any]) 
     words, param = str(said.get("message") or text), said.get("param")
     refused = refused_settings.find(status, param, words, settings)
     message = f"The provider responded with HTTP {status}: {_short(text, api_key)}"
+    if _is_bad_call(text, said):
+        return ProviderError("malformed", message)
     if status < 500 and _is_of_account(error):
         return ProviderError("auth", message)
     if status == 400 and _MISSING_MODEL.search(text):
@@ -254,6 +260,8 @@ def _refused(status: int, headers: Mapping[str, str], message: str) -> ProviderE
 def _error_in_stream(error: Any, api_key: str | None) -> ProviderError:
     text, said = error_bodies.text_of(error), error_bodies.object_of(error)
     message = _short(text, api_key)
+    if _is_bad_call(text, said or {}):
+        return ProviderError("malformed", message)
     if too_large := size_errors.read(text, said):
         return ProviderError("invalid_request", message, too_large=too_large)
     if _is_of_account(error):
@@ -299,6 +307,11 @@ def _is_of_account(error: Any) -> bool:
     message = error_bodies.text_of(error).lower()
     texts = (*_UNPAID_TEXTS, *_DENIED_TEXTS)
     return any(word in codes for word in _UNPAID) or any(text in message for text in texts)
+
+
+def _is_bad_call(text: str, said: Mapping[str, Any]) -> bool:
+    """Return whether the model's tool call is refused, which its next one may not be."""
+    return said.get("code") == _BAD_CALL or bool(_BAD_CALL_TEXT.search(text))
 
 
 def _kind_in_stream(codes: list[str] | None) -> tuple[str, bool]:
