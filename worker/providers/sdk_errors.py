@@ -101,6 +101,19 @@ _MISSING_MODEL = re.compile(
     r"|is not servable in region|is not allowed to use publisher model|vertexai\.allowedmodels",
     re.IGNORECASE,
 )
+#: What LiteLLM puts in front of a vendor's message.
+_OF_LITELLM = r"(?:litellm\.\w+: (?:\w+: )?\w+ - )?"
+#: Beginnings of messages with a 400. Anywhere else, they may be a user's words that are quoted.
+_WRONG_KEY = re.compile(rf"{_OF_LITELLM}incorrect api key provided", re.IGNORECASE)  # xAI
+_NO_SUCH_MODEL = re.compile(
+    rf"{_OF_LITELLM}(?:"
+    r"the requested model '[^']*' (?:does not exist"  # OpenAI
+    r"|is not supported by any provider)"  # Hugging Face
+    r"|model does not exist\. please check it)",  # SiliconFlow
+    re.IGNORECASE,
+)
+#: The codes of the first two.
+_NO_SUCH_MODEL_CODES = ("model_not_found", "model_not_supported")
 #: Groq's code where its model has written a call that cannot be read or does not fit the tool.
 _BAD_CALL = "tool_use_failed"
 #: The same in LiteLLM's text, whose code is the status.
@@ -221,14 +234,14 @@ def _status_error(error: Any, api_key: str | None, settings: Mapping[str, Any]) 
     if status < 300:  # the response had begun well, and reported the error later
         return _error_in_stream(error, api_key)
     text, said = error_bodies.text_of(error), error_bodies.object_of(error) or {}
-    words, param = str(said.get("message") or text), said.get("param")
+    words, param = _words(text, said), said.get("param")
     refused = refused_settings.find(status, param, words, settings)
     message = f"The provider responded with HTTP {status}: {_short(text, api_key)}"
     if _is_bad_call(text, said):
         return ProviderError("malformed", message)
     if status < 500 and _is_of_account(error):
         return ProviderError("auth", message)
-    if status == 400 and _MISSING_MODEL.search(text):
+    if status == 400 and _is_of_model(text, said):
         return ProviderError("invalid_request", message, is_gone=True)
     if too_large := size_errors.read(text, said, status):
         if refused and too_large.is_unclear:  # it is the setting that is too long
@@ -269,7 +282,7 @@ def _error_in_stream(error: Any, api_key: str | None) -> ProviderError:
     if is_about_attachments(text, (said or {}).get("code")):
         return ProviderError("invalid_request", message, refuses_attachments=True)
     kind, is_gone = _kind_in_stream(_codes(said))
-    is_gone = is_gone or (kind == "invalid_request" and bool(_MISSING_MODEL.search(text)))
+    is_gone = is_gone or (kind == "invalid_request" and _is_of_model(text, said or {}))
     return ProviderError(kind, message, is_gone=is_gone)
 
 
@@ -305,8 +318,22 @@ def _is_of_account(error: Any) -> bool:
     if _OF_A_MINUTE in error_bodies.text_of(error):
         return False
     message = error_bodies.text_of(error).lower()
+    if _WRONG_KEY.match(_words(message, error_bodies.object_of(error) or {})):
+        return True
     texts = (*_UNPAID_TEXTS, *_DENIED_TEXTS)
     return any(word in codes for word in _UNPAID) or any(text in message for text in texts)
+
+
+def _is_of_model(text: str, said: Mapping[str, Any]) -> bool:
+    """Return whether a refusal means that the vendor does not have the model."""
+    if said.get("code") in _NO_SUCH_MODEL_CODES or _MISSING_MODEL.search(text):
+        return True
+    return bool(_NO_SUCH_MODEL.match(_words(text, said)))
+
+
+def _words(text: str, said: Mapping[str, Any]) -> str:
+    """Return what the vendor says, without what the SDK puts in front of it."""
+    return str(said.get("message") or text)
 
 
 def _is_bad_call(text: str, said: Mapping[str, Any]) -> bool:

@@ -1,16 +1,18 @@
 """Refusals in vendors' own words, and what the run does after them.
 
 Quoted from issues 1018 of anomalyco/opencode, 20 of HunorLaczko/ha-groq-cloud-api and 1119 of
-huggingface/smolagents (Groq, LiteLLM in front of it).
+huggingface/smolagents (Groq, LiteLLM in front of it), 10778 of continuedev/continue (xAI) and
+5098 of cline/cline (Hugging Face).
 """
 
 import json
+import socket
 from typing import Any
 
 import pytest
 
 from tests.worker.providers.failing_streams import in_stream
-from tests.worker.providers.fake_vendor import Answer, refusal, status
+from tests.worker.providers.fake_vendor import Answer, head, refusal, status
 from tests.worker.providers.two_routes import HELLO, outcome
 
 FAILED_CALL = (
@@ -20,6 +22,9 @@ FAILED_CALL = (
 NO_MATCH = (
     "tool call validation failed: parameters for tool HassTurnOff did not match schema: errors:"
     " [`/domain`: expected array, but got string]"
+)
+XAIS_KEY = (
+    "Incorrect API key provided: sk***gA. You can obtain an API key from https://console.x.ai."
 )
 GROQS = {"type": "invalid_request_error", "code": "tool_use_failed"}
 
@@ -53,3 +58,76 @@ def test_a_call_that_groq_cannot_read_is_tried_again() -> None:
 
     assert (2, 0) == outcome([bad, HELLO]).calls
     assert (4, 1) == outcome([bad] * 4).calls
+
+
+def xai_refuses(message: str) -> Answer:
+    """Build a 400 in xAI's form, whose `error` is a text."""
+    body = json.dumps({"code": "Client specified an invalid argument", "error": message}).encode()
+
+    def answer(client: socket.socket) -> None:
+        length = f"Content-Length: {len(body)}"
+        client.sendall(head("400 Bad Request", "application/json", length) + body)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        xai_refuses(XAIS_KEY),
+        refused(f"litellm.BadRequestError: XaiException - {XAIS_KEY}", "400"),
+        in_stream("openai", {"type": "invalid_request_error", "message": XAIS_KEY}),
+    ],
+    ids=["xAI", "LiteLLM", "in the stream"],
+)
+def test_a_key_that_xai_refuses_is_no_fault_of_the_request(answer: Answer) -> None:
+    """It is a 400 there: the next route takes over at once."""
+    error = refusal("openai", answer)
+
+    assert ("provider.auth", False, True) == (error.code, error.retryable, error.is_of_route)
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (
+            "The requested model 'deepseek-ai/DeepSeek-V3' is not supported by any provider you"
+            " have enabled.",
+            "model_not_supported",
+        ),
+        ("The requested model 'gpt-4-1106-preview' does not exist.", "model_not_found"),
+        ("Model does not exist. Please check it carefully.", 20012),
+    ],
+    ids=["Hugging Face", "OpenAI", "SiliconFlow"],
+)
+def test_a_model_is_missed_with_a_400(message: str, code: Any) -> None:
+    """The next route takes over by the vendor's code or its words, which LiteLLM keeps."""
+    for answer in (
+        refused(message, code),
+        refused("No such model.", code) if isinstance(code, str) else refused(message, None),
+        refused(f"litellm.BadRequestError: OpenAIException - {message}", "400"),
+        in_stream("openai", {"type": "invalid_request_error", "code": code, "message": message}),
+    ):
+        error = refusal("openai", answer)
+        assert ("provider.invalid_request", True) == (error.code, error.is_gone)
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        XAIS_KEY,
+        "The requested model 'gpt-9' does not exist.",
+        "Model does not exist. Please check it carefully.",
+    ],
+)
+def test_words_of_a_user_in_a_refusal_decide_nothing(quoted: str) -> None:
+    """Such words count at the beginning of the vendor's message alone."""
+    message = f"Invalid value for 'messages[0].content': 'Why do I read this? - {quoted}'"
+    error = refusal("openai", refused(message, None))
+
+    assert ("provider.invalid_request", False) == (error.code, error.is_of_route)
+
+
+def test_a_wrong_key_at_xai_is_left_for_the_next_route() -> None:
+    """The run is answered by the second provider."""
+    assert (1, 1) == outcome([xai_refuses(XAIS_KEY)]).calls
