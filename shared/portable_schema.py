@@ -3,8 +3,9 @@
 Vendors check all tools of a request together, and refuse the request for one of them. Anthropic
 accepts draft 2020-12 alone, and no `anyOf`, `oneOf` and `allOf` at the top; OpenAI accepts neither
 these nor `enum` and `not` there, and no array without `items`; llama.cpp accepts no `true` in place
-of a schema, and Kimi no references but to `#/$defs/<name>`. The form is for the model: its calls
-are checked against the schema as the tool's author wrote it.
+of a schema, Kimi no references but to `#/$defs/<name>`, and Google no `required` property that is
+not defined. The form is for the model: its calls are checked against the schema as the tool's
+author wrote it.
 """
 
 import json
@@ -18,6 +19,7 @@ from urllib.parse import unquote
 import jsonschema_rs
 
 from arkloop.shared.json_schema import MAX_DEPTH, InvalidSchema, short
+from arkloop.shared.required_properties import only_defined
 
 #: Of the portable form of a schema that was checked, and of the copies of what is referred to.
 MAX_CHARACTERS = 64 * 1024
@@ -99,7 +101,7 @@ def _rebuilt(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], "_Rebuilding
     """Return the portable form, and the walk that has made it."""
     is_flat = not any(keyword in schema for keyword in _NOT_AT_THE_TOP)
     rebuilding = _Rebuilding(schema)
-    found = rebuilding.top(schema if is_flat else _flattened(schema))
+    found = only_defined(rebuilding.top(schema if is_flat else _flattened(schema)))
     if found is not schema:
         found = {keyword: value for keyword, value in found.items() if keyword != "$schema"}
     return found, rebuilding
