@@ -45,6 +45,7 @@ from arkloop.shared.errors import (
     NotNewestResponse,
     NotWaiting,
     ResponseNotFound,
+    RunNotFound,
     StaleInput,
     StreamLimitExceeded,
     ToolResultConflict,
@@ -312,13 +313,19 @@ def _wait(
     skips_lost: bool,
 ) -> None:
     """Wait for the end of the response, for at most these seconds, and without a connection to the
-    database.
+    database. Events stored after the client loses read access are not applied.
     """
     deadline = time.monotonic() + seconds
     while not projection.is_over and (left := deadline - time.monotonic()) > 0:
         watch = watch_of(wanted.run_id, actor(), cursor=last, last_seq=last)
         wait_for_rest(hub(), watch, left)
+        if not authenticator().still_valid(actor()):
+            return
+        try:
+            hub().heads.get_seen(wanted.run_id, actor())
+        except RunNotFound:
+            return  # it may exist, and the response has its id
         with connections().reading() as sql:
             last = fold(sql, projection, wanted.run_id, last, skips_lost=skips_lost)
-        if watch.has_left or not authenticator().still_valid(actor()) or hub().stopping():
+        if watch.has_left or hub().stopping():
             return

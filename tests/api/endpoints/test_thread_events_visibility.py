@@ -1,7 +1,7 @@
 """`/v1/threads/{id}/events` for a client that loses the thread while its stream is open."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from uuid import UUID
 
 import pytest
@@ -11,21 +11,10 @@ from arkloop.api.streaming.stream_hub import StreamHub
 from arkloop.shared.events.types import MessageDelta
 from tests.api.streaming.followed_runs import read_by_httpx_sse
 from tests.clients import Register, User
-from tests.end_users import ANN, BOB, end_user
+from tests.end_users import ANN
+from tests.lost_threads import LOSSES, reader_of
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
-
-#: How a thread is taken from a reader; with the end user it changes hands.
-LOSSES: dict[str, Callable[[User, str], object]] = {
-    "private": lambda owner, path: owner.patch(path, {"is_private": True}),
-    "another end user": lambda owner, path: owner.patch(path, {"end_user_id": BOB}),
-    "deleted": lambda owner, path: owner.delete(path),
-}
-
-
-def reader_of(owner: User, register: Register, loss: str) -> User:
-    """Return somebody who sees threads of Ann until the loss."""
-    return end_user(owner) if loss == "another end user" else register(org_of=owner, role="member")
 
 
 def opened(reader: User, thread: str, query: str = "") -> Iterator[bytes]:
