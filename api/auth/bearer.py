@@ -165,6 +165,17 @@ class Authenticator:
             return False
         return True
 
+    def still_allows(self, actor: Actor, permission: str) -> bool:
+        """Return whether the actor, no end user, is still valid and has the permission.
+
+        A change of the role takes effect within `CACHE_SECONDS`, too. Raises: Unavailable.
+        """
+        try:
+            self.check(actor)
+            return permission in self.permissions_of(actor)
+        except Unauthorized:
+            return False
+
     def check(self, actor: Actor) -> None:
         """Check that the actor is still valid. Raises: Unauthorized."""
         if actor.expires_at is not None and actor.expires_at <= now():

@@ -265,7 +265,8 @@ def _respond(
 
     A client that has left before takes nothing, and does not count as a worker that is gone. A
     worker that `is_silent` when its poll is woken gets nothing: it may be frozen, and its
-    connections open. One that is alive asks again at once. Nor does one whose key was revoked.
+    connections open. One that is alive asks again at once. A client whose key was revoked or lacks
+    the permission gets no work.
     """
     seconds = default_seconds if seconds is None else seconds
     body = otherwise() if poll.client_has_left() else take()
@@ -275,10 +276,10 @@ def _respond(
     if body is not None:
         return Response(body, mimetype="application/json")
     hub = cast(LongPollHub, current_app.extensions["arkloop.polls"])
-    is_valid = partial(authenticator().still_valid, actor())
+    may_work = partial(authenticator().still_allows, actor(), "agents.work")
 
     def take_if_heard() -> bytes | None:
-        if (is_silent is not None and is_silent()) or not is_valid():
+        if (is_silent is not None and is_silent()) or not may_work():
             hub.pass_on(poll)
             return otherwise()
         return take_later()

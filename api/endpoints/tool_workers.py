@@ -280,8 +280,8 @@ def _respond(
 ) -> Response:
     """Respond with what `take` returns, now or within these seconds after the request arrived.
 
-    A client that has left before takes nothing, and does not count as a worker that is gone. One
-    whose key was revoked takes nothing either.
+    A client that has left before takes nothing, and does not count as a worker that is gone. A
+    client whose key was revoked or lacks the permission gets no work.
     """
     body = otherwise() if poll.client_has_left() else take()
     seconds -= seconds_since_arrival()
@@ -290,15 +290,15 @@ def _respond(
     if body is not None:
         return Response(body, mimetype="application/json")
     hub = cast(LongPollHub, current_app.extensions["arkloop.polls"])
-    is_valid = partial(authenticator().still_valid, shared(actor()))
+    may_work = partial(authenticator().still_allows, shared(actor()), "tools.work")
 
-    def take_if_valid() -> bytes | None:
-        if not is_valid():
+    def take_if_allowed() -> bytes | None:
+        if not may_work():
             hub.pass_on(poll)
             return otherwise()
         return take()
 
-    later = respond_later(hub, poll, request.environ, seconds, take_if_valid, otherwise)
+    later = respond_later(hub, poll, request.environ, seconds, take_if_allowed, otherwise)
     return Response(later, mimetype="application/json", direct_passthrough=True)
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from arkloop.shared.runs import agent_queue
 from arkloop.shared.storage.connections import Connections
 from tests.api.endpoints.agent_worker import MakeWorker, Worker, start, worker
-from tests.clients import User
+from tests.clients import Register, User
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.own_database
@@ -92,20 +92,31 @@ def test_a_poll_for_no_new_runs_leaves_them_to_others(
     assert ([run_id], True) == (free.runs, full.is_alive())
 
 
-def test_a_poll_whose_key_was_revoked_leaves_runs_to_others(
-    alice: User, waiting: Callable[[int], None], worker: MakeWorker, start: Callable[..., str]
+@pytest.mark.parametrize("loss", ["revoked", "of a member now"])
+def test_a_poll_whose_key_has_lost_its_rights_leaves_runs_to_others(
+    alice: User,
+    register: Register,
+    waiting: Callable[[int], None],
+    worker: MakeWorker,
+    start: Callable[..., str],
+    loss: str,
 ) -> None:
     """It ends when it is woken, and another poll of the agent is woken at once."""
-    key = alice.post("/v1/api-keys", json={"name": "old", "scopes": ["agents.work"]}).json
+    admin = register(org_of=alice, role="admin")
+    key = admin.post("/v1/api-keys", json={"name": "old", "scopes": ["agents.work"]}).json
     assert key is not None
-    revoked = Poll(Worker(alice.with_token(key["key"])))
+    former = Poll(Worker(admin.with_token(key["key"])))
     waiting(1)
     other = Poll(worker())
     waiting(2)
-    assert 204 == alice.delete(f"/v1/api-keys/{key['id']}").status_code
+    if loss == "revoked":
+        assert 204 == alice.delete(f"/v1/api-keys/{key['id']}").status_code
+    else:
+        path = f"/v1/orgs/{alice.org_id}/members/{admin.id}"
+        assert 200 == alice.patch(path, {"role": "member"}).status_code
 
     run_id = start()
-    for poll in (other, revoked):
+    for poll in (other, former):
         poll.join(20)
 
-    assert ([run_id], [], False) == (other.runs, revoked.runs, revoked.is_alive())
+    assert ([run_id], [], False) == (other.runs, former.runs, former.is_alive())

@@ -172,11 +172,19 @@ def test_a_heartbeat_that_waits_reports_what_a_later_one_has_lost(
     assert [[], [str(queued)]] == reported
 
 
-def test_a_poll_whose_key_was_revoked_leaves_calls_to_others(
-    app: Flask, alice: User, worker: User, call: worker_calls.Call, connections: Connections
+@pytest.mark.parametrize("loss", ["revoked", "of a member now"])
+def test_a_poll_whose_key_has_lost_its_rights_leaves_calls_to_others(
+    app: Flask,
+    alice: User,
+    register: Register,
+    worker: User,
+    call: worker_calls.Call,
+    connections: Connections,
+    loss: str,
 ) -> None:
     """It ends when it is woken, and another poll of the pool is woken at once."""
-    key = alice.post("/v1/api-keys", json={"name": "old", "scopes": ["tools.work"]}).json
+    admin = register(org_of=alice, role="admin")
+    key = admin.post("/v1/api-keys", json={"name": "old", "scopes": ["tools.work"]}).json
     assert key is not None
     hub, topic = app.extensions["arkloop.polls"], worker_calls.calls_topic(alice.org_id, "shop")
     found: dict[str, list[str]] = {}
@@ -186,18 +194,22 @@ def test_a_poll_whose_key_was_revoked_leaves_calls_to_others(
         found[name] = [call["call_id"] for call in response.json["calls"]]
 
     polls = []
-    for name, user in (("revoked", alice.with_token(key["key"])), ("other", worker)):
+    for name, user in (("former", admin.with_token(key["key"])), ("other", worker)):
         polls.append(threading.Thread(target=poll, args=[name, user], daemon=True))
         polls[-1].start()
         eventually(lambda: len(hub._waiting.get(topic, ())) == len(polls))
-    assert 204 == alice.delete(f"/v1/api-keys/{key['id']}").status_code
+    if loss == "revoked":
+        assert 204 == alice.delete(f"/v1/api-keys/{key['id']}").status_code
+    else:
+        path = f"/v1/orgs/{alice.org_id}/members/{admin.id}"
+        assert 200 == alice.patch(path, {"role": "member"}).status_code
 
     with connections.statement() as tx:
         call_id = worker_calls.add(tx, call, fence=1)
     for one in polls:
         one.join(20)
 
-    assert {"revoked": [], "other": [str(call_id)]} == found
+    assert {"former": [], "other": [str(call_id)]} == found
 
 
 RESULTS: list[tuple[str, dict[str, Any]]] = [
