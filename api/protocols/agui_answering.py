@@ -9,10 +9,12 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, RowMapping
 
 from arkloop.api.http.current import actor, catalog
+from arkloop.api.protocols import sent_files
 from arkloop.api.protocols.agui_requests import DEFAULT_ROUTE, MESSAGE_ID, AguiRequest
 from arkloop.shared.catalog.personas import DEFAULT_PERSONA
 from arkloop.shared.errors import PersonaNotFound, RouteNotFound
 from arkloop.shared.runs import thread_entries
+from arkloop.shared.threads.content import Content, described
 
 
 def answering_run(
@@ -29,12 +31,33 @@ def answering_run(
     message_id = None if message is None else message.metadata.get(MESSAGE_ID)
     if message is None or message_id is None:
         return None
-    for found in thread_entries.unended_runs(sql, thread_id, MESSAGE_ID, message_id):
-        is_same = found.content == message.content.text and found.id != but
-        if is_same and _has_agent(sql, found, persona_id, route_id):
+    unended = thread_entries.unended_runs(sql, thread_id, MESSAGE_ID, message_id)
+    parts = [message.content.parts or (), *(found.parts or () for found in unended)]
+    digests = sent_files.digests_of(sql, parts) if unended else {}
+    sent = compared(message.content, digests)
+    for found in unended:
+        is_same = compared(Content(found.content, found.parts), digests) == sent
+        if is_same and found.id != but and _has_agent(sql, found, persona_id, route_id):
             run_id: UUID = found.id
             return run_id
     return None
+
+
+def compared(content: Content, digests: Mapping[str, str]) -> str:
+    """Return a text that contents have in common which are the same to a person.
+
+    A file in base64 is stored anew with each request: it has its digest in place of its id.
+    """
+    if content.parts is None:
+        return content.text
+    return described(
+        [
+            {**part, "file_id": digests.get(part["file_id"], part["file_id"])}
+            if "file_id" in part
+            else part
+            for part in content.parts
+        ]
+    )
 
 
 def known_message(sql: Connection, wanted: AguiRequest, thread: Row[Any] | None) -> Row[Any] | None:

@@ -8,7 +8,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, RowMapping
 
 from arkloop.api.http.current import actor
-from arkloop.api.protocols import agui_facts, agui_parts
+from arkloop.api.protocols import agui_facts, agui_parts, sent_files
+from arkloop.api.protocols.agui_answering import compared
 from arkloop.api.protocols.agui_facts import AguiFacts
 from arkloop.api.protocols.agui_messages import Message
 from arkloop.api.protocols.agui_requests import DEFAULT_ROUTE, MAX_MESSAGES, MESSAGE_ID
@@ -17,7 +18,7 @@ from arkloop.shared.runs import queries, timeline
 from arkloop.shared.runs.states import WAITING_FOR_THREAD
 from arkloop.shared.runs.timeline import Entry, Place
 from arkloop.shared.threads import earlier_lines, threads
-from arkloop.shared.threads.content import Part
+from arkloop.shared.threads.content import Content, Part
 
 #: Messages and runs that a client is shown when it connects, and the pages that are read for it, of
 #: about 1 MiB each: it sends all messages with each request, which may have 8 MiB.
@@ -53,8 +54,8 @@ def read(sql: Connection, external_id: str) -> ShownThread:
         return ShownThread([])
     run_id: UUID | None = thread.active_run_id
     if run_id is None:
-        entries = _entries(sql, thread.id)
-        return ShownThread(_messages(entries), last=_last_run(entries))
+        entries, digests = _entries(sql, thread.id)
+        return ShownThread(_messages(entries, digests), last=_last_run(entries))
     run = queries.get(sql, actor(), run_id)
     facts = agui_facts.facts_of(run, external_id)
     active = ActiveRun(facts, agui_parts.waits_before_shown(sql, facts))
@@ -63,21 +64,28 @@ def read(sql: Connection, external_id: str) -> ShownThread:
 
 def messages_before(sql: Connection, thread_id: UUID, run: RowMapping) -> list[Message]:
     """Return the messages of a thread without those of this run."""
-    return _messages(_entries(sql, thread_id, without=run["id"]), run["id"])
+    return _messages(*_entries(sql, thread_id, without=run["id"]), run["id"])
 
 
-def _entries(sql: Connection, thread_id: UUID, *, without: UUID | None = None) -> list[Entry]:
+def _entries(
+    sql: Connection, thread_id: UUID, *, without: UUID | None = None
+) -> tuple[list[Entry], dict[str, str]]:
     """Return the latest entries of a thread, the newest first, without superseded ones.
+
+    The second value is the digests of their files, by the files' ids.
 
     A run of more than a page has an entry of each, except the run that is not shown.
     """
     shown: list[Entry] = []
+    digests: dict[str, str] = {}
     left, before = MAX_ENTRIES, None
     for _ in range(MAX_PAGES):
         found = timeline.read(sql, actor(), thread_id, limit=left, before=before)
         page = [entry for entry in found.entries if _is_there(entry)]
-        count = len(_messages(shown, without))
-        if count and count + len(_messages(page, without)) > MAX_SHOWN:
+        parts = (entry.row.parts or () for entry in page if entry.turns is None)
+        digests |= sent_files.digests_of(sql, parts)
+        count = len(_messages(shown, digests, without))
+        if count and count + len(_messages(page, digests, without)) > MAX_SHOWN:
             break
         shown += page
         left, before = left - len(found.entries), found.end
@@ -86,7 +94,7 @@ def _entries(sql: Connection, thread_id: UUID, *, without: UUID | None = None) -
         last = found.entries[-1]
         if before.turn and not (_is_there(last) and last.row.id != without):
             before = Place(before.position)
-    return shown
+    return shown, digests
 
 
 def _is_there(entry: Entry) -> bool:
@@ -109,11 +117,12 @@ class _Round:
     """
 
     said: Row[Any] | None
+    content: str = ""  # as messages are compared
     answers: list[Entry] = field(default_factory=list)
 
     @property
     def sent(self) -> tuple[str, str, str, str] | None:
-        """The client's id of the message, its text, and the agent to which it was sent.
+        """The client's id of the message, its content, and the agent to which it was sent.
 
         That is its persona, and the route that the request has named. None where that is not known.
         """
@@ -123,10 +132,12 @@ class _Round:
             return None
         persona_key, _, _ = first.row.persona_id.partition("@")
         route_id = "" if DEFAULT_ROUTE in self.said.metadata else first.row.route_id
-        return client_id, self.said.content, persona_key, route_id
+        return client_id, self.content, persona_key, route_id
 
 
-def _messages(entries: Sequence[Entry], without: UUID | None = None) -> list[Message]:
+def _messages(
+    entries: Sequence[Entry], digests: Mapping[str, str], without: UUID | None = None
+) -> list[Message]:
     """Return the messages of these entries, the newest of which comes first, without this run's.
 
     Each id is there once: where a message was sent to several agents, behind its first copy.
@@ -134,13 +145,13 @@ def _messages(entries: Sequence[Entry], without: UUID | None = None) -> list[Mes
     """
     shown: list[Message] = []
     ids: set[str] = set()
-    texts: set[tuple[str, str]] = set()  # with ids of the client
-    for one in _last_answers(entries):
+    contents: set[tuple[str, str]] = set()  # with ids of the client
+    for one in _last_answers(entries, digests):
         if one.said is not None:
             message = _user_message(one.said)
-            text = message["id"], one.said.content
-            if text not in texts:
-                texts.add(text)
+            content = message["id"], one.content
+            if content not in contents:
+                contents.add(content)
                 if message["id"] in ids:
                     message["id"] = str(one.said.id)
                 ids.add(message["id"])
@@ -153,16 +164,17 @@ def _messages(entries: Sequence[Entry], without: UUID | None = None) -> list[Mes
     return shown
 
 
-def _last_answers(entries: Sequence[Entry]) -> Sequence[_Round]:
+def _last_answers(entries: Sequence[Entry], digests: Mapping[str, str]) -> Sequence[_Round]:
     """Return the rounds of these entries, the oldest first.
 
     Those are left out whose message was sent again to the same agent, for another answer: under
-    its id, with its text.
+    its id, with its content.
     """
     rounds = [_Round(None)]
     for entry in reversed(entries):
         if entry.turns is None and entry.row.role == "user":
-            rounds.append(_Round(entry.row))
+            content = Content(entry.row.content, entry.row.parts)
+            rounds.append(_Round(entry.row, compared(content, digests)))
         else:
             rounds[-1].answers.append(entry)
     last = {one.sent: one for one in rounds}

@@ -24,7 +24,6 @@ from arkloop.shared.errors import (
     RunNotFound,
     ThreadNotFound,
 )
-from arkloop.shared.files import files
 from arkloop.shared.ids import parse_id
 from arkloop.shared.runs import queries
 from arkloop.shared.threads.content import Part, acceptable, described
@@ -124,7 +123,7 @@ def _behind_known(items: Sequence[Any], earlier: Sequence[int], shown: ItemId) -
             ]
         except (RunNotFound, ThreadNotFound):
             return len(earlier)
-        digests = _digests(sql, later)
+        digests = sent_files.digests_of(sql, later)
     if not later:
         return len(earlier)
     sent = [_compared(items[place].get("content")) for place in earlier[:_MOST_COMPARED]]
@@ -154,18 +153,11 @@ def place_of(
     """
     own = responses_runs.own_content(message)
     parts = own.parts or [{"type": "text", "text": own.text}]
-    digests = _digests(sql, [parts])
+    digests = sent_files.digests_of(sql, [parts])
     for place, said in sent:
         if place > after and _ends_with(parts, said, digests):
             return place
     return None
-
-
-def _digests(sql: Connection, contents: Sequence[Sequence[Part]]) -> dict[str, str]:
-    """Return the digests of the files to which these contents refer, by their ids."""
-    ids = {UUID(part["file_id"]) for parts in contents for part in parts if "file_id" in part}
-    found = files.of_ids(sql, actor().org_id, ids) if ids else []
-    return {str(row.id): row.sha256 for row in found}
 
 
 def _compared(content: Any) -> list[Part]:

@@ -3,12 +3,13 @@
 import base64
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
 from flask import g
+from sqlalchemy import Connection
 
 from arkloop.api.http.content import MAX_PARTS
 from arkloop.api.http.current import actor, connections, storage
@@ -21,6 +22,7 @@ from arkloop.shared.errors import (
 )
 from arkloop.shared.files import files, incoming
 from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.threads.content import Part
 
 #: Of a request whose messages may have files in them.
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -118,6 +120,13 @@ def digest(data: str) -> str | None:
         return hashlib.sha256(_decoded("", data)).hexdigest()
     except InvalidRequest:
         return None
+
+
+def digests_of(sql: Connection, contents: Iterable[Sequence[Part]]) -> dict[str, str]:
+    """Return the digests of the files to which these contents refer, by their ids."""
+    ids = {UUID(part["file_id"]) for parts in contents for part in parts if "file_id" in part}
+    found = files.of_ids(sql, actor().org_id, ids) if ids else []
+    return {str(row.id): row.sha256 for row in found}
 
 
 def discard(file_ids: Collection[UUID]) -> None:

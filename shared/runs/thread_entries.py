@@ -119,7 +119,7 @@ _SAID = _round(_UNENDED.c.position, literal_column("-1"), _UNENDED).lateral()
 _RUNS_OF_MESSAGE: Select[Any] = (
     select(
         *(_UNENDED.c.id, _UNENDED.c.persona_id, _UNENDED.c.route_id),
-        *(_SAID.c.content, _SAID.c.metadata),
+        *(_SAID.c.content, _SAID.c.parts, _SAID.c.metadata),
     )
     .join(_SAID, _SAID.c.metadata[bindparam("key", type_=String)].astext == bindparam("value"))
     .order_by(_UNENDED.c.position)
@@ -262,8 +262,8 @@ def unended_runs(sql: Connection, thread_id: UUID, key: str, value: str) -> Sequ
     """Return the runs that are to answer the message with this pair of metadata, in their order.
 
     They are active or wait for their turn, and are not being cancelled. A row has the run's `id`,
-    `persona_id` and `route_id`, and the message's `content` and `metadata`. The messages of a run
-    are those of `last_round`.
+    `persona_id` and `route_id`, and the message's `content`, `parts` and `metadata`. The messages
+    of a run are those of `last_round`.
     """
     given = {"thread_id": thread_id, "key": key, "value": value}
     return sql.execute(_RUNS_OF_MESSAGE, given).all()

@@ -1,5 +1,7 @@
 """Messages of AG-UI that are sent again after others have changed what answers them."""
 
+from typing import Any
+
 import pytest
 
 from arkloop.api.protocols.agui_requests import MESSAGE_ID
@@ -8,8 +10,16 @@ from tests.api.endpoints.made_providers import PATH, made
 from tests.api.protocols.test_agui_runs import LATER, SAID, all_runs, first_cursor, send
 from tests.api.protocols.test_ai_sdk_retries import forget
 from tests.api.protocols.test_responses_repeats_steered import deliver
+from tests.api.protocols.test_sent_files import expiring
 from tests.clients import User
 from tests.stored_runs import StoredRuns
+
+TEXT = {"type": "text", "text": "What is it?"}
+FILE: dict[str, Any] = {
+    "type": "document",
+    "source": {"type": "data", "value": "aGVsbG8=", "mimeType": "text/plain"},
+}
+WITH_FILE = {"id": "m1", "role": "user", "content": [TEXT, FILE]}
 
 
 def test_a_message_is_sent_again_though_the_default_route_has_changed(
@@ -26,6 +36,27 @@ def test_a_message_is_sent_again_though_the_default_route_has_changed(
     [known, other] = all_runs(stored)
     assert known == run_id
     assert [f"{one}.0.1" for one in (run_id, other, run_id)] == shown
+
+
+@pytest.mark.parametrize("is_pending", [False, True])
+def test_a_message_with_a_file_is_sent_again(
+    alice: User, stored: StoredRuns, is_pending: bool
+) -> None:
+    """Its base64 is stored with each request, and kept once; another file is another message."""
+    if is_pending:
+        send(alice, LATER).close()
+    send(alice, WITH_FILE).close()
+    run_ids = all_runs(stored)
+
+    shown = [first_cursor(send(alice, WITH_FILE)) for _ in range(2)]
+
+    assert [f"{run_ids[-1]}.0.1"] * 2 == shown
+    assert run_ids == all_runs(stored)
+    # Those that were not used are removed.
+    assert [False, True, True] == expiring(stored.connections, alice)
+    other = {**FILE, "source": {**FILE["source"], "value": "d29ybGQ="}}
+    send(alice, {**WITH_FILE, "content": [TEXT, other]}).close()
+    assert 1 + len(run_ids) == len(all_runs(stored))
 
 
 def test_a_message_that_another_has_joined_is_sent_again(alice: User, stored: StoredRuns) -> None:

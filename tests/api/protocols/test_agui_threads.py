@@ -201,8 +201,8 @@ def answered(
     return run_id
 
 
-def contents(alice: User) -> list[str]:
-    """Return the texts that a page is shown which connects; its messages have an id each."""
+def contents(alice: User) -> list[Any]:
+    """Return the contents that a page is shown which connects; its messages have an id each."""
     sent = until(send(alice, query="/connect"), rb"MESSAGES_SNAPSHOT.*\n\n").decode()
     shown = events_in(sent)[1]["messages"]
     assert len(shown) == len({message["id"] for message in shown})
@@ -225,6 +225,17 @@ def test_an_answer_that_was_generated_again_replaces_the_first_one(
     # A page that lost the first stream gets the rest of it, behind the same messages.
     cursor = {"Last-Event-ID": f"{first}.0.1"}
     assert "RUN_FINISHED" == connected(alice, "chat-1", **cursor)[-1]["type"]
+
+
+def test_a_message_with_a_file_is_shown_once(alice: User, stored: StoredRuns) -> None:
+    """Its base64 is stored anew with each request, for another answer or another agent."""
+    answered(alice, stored, SAID, "One")
+    answered(alice, stored, SAID, "Two")
+    answered(alice, stored, SAID, "Three", OTHER_AGENT)
+
+    said, *answers = contents(alice)
+
+    assert (TEXT, ["Two", "Three"]) == (said[-1], answers)
 
 
 def test_a_message_for_two_agents_is_shown_before_both_answers(
