@@ -14,7 +14,7 @@ from arkloop.api.protocols.agui_requests import DEFAULT_ROUTE, MESSAGE_ID, AguiR
 from arkloop.shared.catalog.personas import DEFAULT_PERSONA
 from arkloop.shared.errors import PersonaNotFound, RouteNotFound
 from arkloop.shared.runs import thread_entries
-from arkloop.shared.threads.content import Content, described
+from arkloop.shared.threads.content import Content, described, own_content
 
 
 def answering_run(
@@ -36,7 +36,7 @@ def answering_run(
     digests = sent_files.digests_of(sql, parts) if unended else {}
     sent = compared(message.content, digests)
     for found in unended:
-        is_same = compared(Content(found.content, found.parts), digests) == sent
+        is_same = compared(own_content(found), digests) == sent
         if is_same and found.id != but and _has_agent(sql, found, persona_id, route_id):
             run_id: UUID = found.id
             return run_id

@@ -18,7 +18,7 @@ from arkloop.shared.runs import queries, timeline
 from arkloop.shared.runs.states import WAITING_FOR_THREAD
 from arkloop.shared.runs.timeline import Entry, Place
 from arkloop.shared.threads import earlier_lines, threads
-from arkloop.shared.threads.content import Content, Part
+from arkloop.shared.threads.content import Part, own_content
 
 #: Messages and runs that a client is shown when it connects, and the pages that are read for it, of
 #: about 1 MiB each: it sends all messages with each request, which may have 8 MiB.
@@ -117,22 +117,25 @@ class _Round:
     """
 
     said: Row[Any] | None
+    message_id: str = ""
     content: str = ""  # as messages are compared
     answers: list[Entry] = field(default_factory=list)
 
     @property
-    def sent(self) -> tuple[str, str, str, str] | None:
-        """The client's id of the message, its content, and the agent to which it was sent.
+    def sent(self) -> list[tuple[str, str, str, str]]:
+        """The message's id, its content, and the agent to which it was sent.
 
-        That is its persona, and the route that the request has named. None where that is not known.
+        That is its persona, and the route that the request has named: for a message that did not
+        come by AG-UI, that or none. Nothing where the agent is not known.
         """
         first = self.answers[0] if self.answers else None
-        client_id = None if self.said is None else self.said.metadata.get(MESSAGE_ID)
-        if self.said is None or client_id is None or first is None or first.turns is None:
-            return None
+        if self.said is None or first is None or first.turns is None:
+            return []
         persona_key, _, _ = first.row.persona_id.partition("@")
-        route_id = "" if DEFAULT_ROUTE in self.said.metadata else first.row.route_id
-        return client_id, self.content, persona_key, route_id
+        routes = {first.row.route_id} if DEFAULT_ROUTE not in self.said.metadata else {""}
+        if MESSAGE_ID not in self.said.metadata:
+            routes.add("")
+        return [(self.message_id, self.content, persona_key, route) for route in routes]
 
 
 def _messages(
@@ -145,11 +148,11 @@ def _messages(
     """
     shown: list[Message] = []
     ids: set[str] = set()
-    contents: set[tuple[str, str]] = set()  # with ids of the client
+    contents: set[tuple[str, str]] = set()  # with the ids of messages
     for one in _last_answers(entries, digests):
         if one.said is not None:
             message = _user_message(one.said)
-            content = message["id"], one.content
+            content = one.message_id, one.content
             if content not in contents:
                 contents.add(content)
                 if message["id"] in ids:
@@ -171,24 +174,31 @@ def _last_answers(entries: Sequence[Entry], digests: Mapping[str, str]) -> Seque
     its id, with its content.
     """
     rounds = [_Round(None)]
+    ids: dict[str, str] = {}  # of messages, by those of their rows, under which they may be shown
     for entry in reversed(entries):
-        if entry.turns is None and entry.row.role == "user":
-            content = Content(entry.row.content, entry.row.parts)
-            rounds.append(_Round(entry.row, compared(content, digests)))
+        row = entry.row
+        if entry.turns is None and row.role == "user":
+            id_ = _message_id(row)
+            ids[str(row.id)] = id_ = ids.get(id_, id_)
+            content = compared(own_content(row), digests)
+            rounds.append(_Round(row, id_, content))
         else:
             rounds[-1].answers.append(entry)
-    last = {one.sent: one for one in rounds}
-    return [one for one in rounds if one.sent is None or last[one.sent] is one]
+    last = {sent: one for one in rounds for sent in one.sent}
+    return [one for one in rounds if all(last[sent] is one for sent in one.sent)]
+
+
+def _message_id(row: Row[Any]) -> str:
+    return row.metadata.get(MESSAGE_ID) or str(row.id)
 
 
 def _user_message(row: Row[Any]) -> Message:
-    id_ = row.metadata.get(MESSAGE_ID) or str(row.id)
     content: str | list[dict[str, Any]]
     if row.parts is not None and row.role == "user":
         content = [_part(part) for part in earlier_lines.own_parts(row.parts, row.metadata)]
     else:
         content = earlier_lines.own_text(row.content, row.metadata)
-    return {"id": id_, "role": row.role, "content": content}
+    return {"id": _message_id(row), "role": row.role, "content": content}
 
 
 def _part(part: Part) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from arkloop.shared.errors import (
 )
 from arkloop.shared.ids import parse_id
 from arkloop.shared.runs import queries
-from arkloop.shared.threads.content import Part, acceptable, described
+from arkloop.shared.threads.content import Part, acceptable, described, own_content
 
 #: The newest messages of a request among which those of its thread are looked for.
 _MOST_COMPARED = 1_000
@@ -151,7 +151,7 @@ def place_of(
     """Return the first place after this one at which a message of a request is this one of the
     thread; None without one.
     """
-    own = responses_runs.own_content(message)
+    own = own_content(message)
     parts = own.parts or [{"type": "text", "text": own.text}]
     digests = sent_files.digests_of(sql, [parts])
     for place, said in sent:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, RowMapping
 
 from arkloop.api.http.current import actor
 from arkloop.api.http.json_body import read_json
-from arkloop.api.protocols import responses_files, responses_runs
+from arkloop.api.protocols import responses_files
 from arkloop.api.protocols.responses_input import Input
 from arkloop.shared.events import event_log
 from arkloop.shared.events.types import RunStarted
@@ -21,7 +21,7 @@ from arkloop.shared.runs import thread_entries, thread_order
 from arkloop.shared.runs.new_runs import NewRun
 from arkloop.shared.runs.overrides import Options
 from arkloop.shared.threads import earlier_lines, threads
-from arkloop.shared.threads.content import Content
+from arkloop.shared.threads.content import Content, own_content
 
 #: The beginning of a transcript in instructions, as earlier commits have put it there.
 _TRANSCRIPT = "The conversation before the user's message:"
@@ -133,7 +133,7 @@ def _as_stored(request: Request) -> list[_Stored]:
 
 
 def _stored(run: RowMapping, message: Row[Any]) -> _Stored:
-    content = responses_runs.own_content(message)
+    content = own_content(message)
     return run["options"] or None, content, earlier_lines.digest_in(message.metadata)
 
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, RowMapping
+from sqlalchemy import Connection, RowMapping
 
 from arkloop.api.http.current import actor
 from arkloop.api.protocols.client_tool_names import client_tool_names
@@ -16,8 +16,8 @@ from arkloop.api.protocols.responses_projection import ResponseProjection
 from arkloop.shared.errors import ResponseNotFound, RunNotFound
 from arkloop.shared.events import event_log
 from arkloop.shared.runs import creation, offered_messages, overrides, queries, thread_order
-from arkloop.shared.threads import earlier_lines, threads
-from arkloop.shared.threads.content import Content, as_given
+from arkloop.shared.threads import threads
+from arkloop.shared.threads.content import Content, own_content
 
 #: The newest messages of a thread among which those that a client sends again are looked for.
 _MAX_TURNS = 100
@@ -54,13 +54,6 @@ def _last_response(sql: Connection, run_id: UUID, waits: int, may_have_http: boo
             facts = RunFacts(run_id=run_id, created_at=0, model=run["model"], client_tools=names)
             return newest_response(sql, facts)
     return ResponseId(run_id, waits)
-
-
-def own_content(message: Row[Any]) -> Content:
-    """Return the content of a message as its author gave it, without a transcript."""
-    if message.parts is None:
-        return Content(earlier_lines.own_text(message.content, message.metadata))
-    return Content.of(as_given(earlier_lines.own_parts(message.parts, message.metadata)))
 
 
 def said_after(sql: Connection, run: RowMapping, seq: int | None) -> list[Content]:

@@ -121,7 +121,11 @@ _RUNS_OF_MESSAGE: Select[Any] = (
         *(_UNENDED.c.id, _UNENDED.c.persona_id, _UNENDED.c.route_id),
         *(_SAID.c.content, _SAID.c.parts, _SAID.c.metadata),
     )
-    .join(_SAID, _SAID.c.metadata[bindparam("key", type_=String)].astext == bindparam("value"))
+    .join(
+        _SAID,
+        (_SAID.c.metadata[bindparam("key", type_=String)].astext == bindparam("value"))
+        | (_SAID.c.id.cast(String) == bindparam("value")),
+    )
     .order_by(_UNENDED.c.position)
 )
 
@@ -259,11 +263,11 @@ def find_message(sql: Connection, thread_id: UUID, key: str, value: str) -> Row[
 
 
 def unended_runs(sql: Connection, thread_id: UUID, key: str, value: str) -> Sequence[Row[Any]]:
-    """Return the runs that are to answer the message with this pair of metadata, in their order.
+    """Return the runs that are to answer the message with this id or this pair of metadata.
 
-    They are active or wait for their turn, and are not being cancelled. A row has the run's `id`,
-    `persona_id` and `route_id`, and the message's `content`, `parts` and `metadata`. The messages
-    of a run are those of `last_round`.
+    They are in their order, are active or wait for their turn, and are not being cancelled. A row
+    has the run's `id`, `persona_id` and `route_id`, and the message's `content`, `parts` and
+    `metadata`. The messages of a run are those of `last_round`.
     """
     given = {"thread_id": thread_id, "key": key, "value": value}
     return sql.execute(_RUNS_OF_MESSAGE, given).all()

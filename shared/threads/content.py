@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import Forbidden, InvalidRequest
 from arkloop.shared.files import files, media_types
+from arkloop.shared.threads import earlier_lines
 
 #: Bytes of the files that one message may refer to, together: vendors refuse larger requests.
 MAX_FILE_BYTES = 20 * 1024 * 1024
@@ -48,6 +49,13 @@ def described(parts: Sequence[Part]) -> str:
 def as_given(stored: Sequence[Part]) -> list[Part]:
     """Return the parts of a message as the client gave them."""
     return [{name: part[name] for name in part if name != "file"} for part in stored]
+
+
+def own_content(message: Row[Any]) -> Content:
+    """Return the content of a message as its author gave it, without a transcript."""
+    if message.parts is None:
+        return Content(earlier_lines.own_text(message.content, message.metadata))
+    return Content.of(as_given(earlier_lines.own_parts(message.parts, message.metadata)))
 
 
 def stored_parts(sql: Connection, actor: Actor, content: Content) -> list[Part] | None:

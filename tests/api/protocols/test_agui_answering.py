@@ -7,7 +7,7 @@ import pytest
 from arkloop.api.protocols.agui_requests import MESSAGE_ID
 from arkloop.shared.ids import new_id
 from tests.api.endpoints.made_providers import PATH, made
-from tests.api.protocols.test_agui_runs import LATER, SAID, all_runs, first_cursor, send
+from tests.api.protocols.test_agui_runs import LATER, SAID, all_runs, first_cursor, newest, send
 from tests.api.protocols.test_ai_sdk_retries import forget
 from tests.api.protocols.test_responses_repeats_steered import deliver
 from tests.api.protocols.test_sent_files import expiring
@@ -57,6 +57,20 @@ def test_a_message_with_a_file_is_sent_again(
     other = {**FILE, "source": {**FILE["source"], "value": "d29ybGQ="}}
     send(alice, {**WITH_FILE, "content": [TEXT, other]}).close()
     assert 1 + len(run_ids) == len(all_runs(stored))
+
+
+def test_a_message_that_did_not_come_by_agui_is_sent_again(alice: User, stored: StoredRuns) -> None:
+    """A page is shown it under the id of its row, which counts in its own thread alone."""
+    ids = []
+    for external_id in ("chat-1", "chat-0"):
+        ids.append(alice.say(thread_id := alice.thread(external_id=external_id), SAID["content"]))
+        assert 201 == alice.post(f"/v1/threads/{thread_id}/runs").status_code
+    run_id, _ = all_runs(stored)
+
+    shown = [first_cursor(send(alice, {**SAID, "id": id_}, tools=[])) for id_ in ids]
+
+    assert [f"{run_id}.0.1", f"{newest(stored)}.0.1"] == shown
+    assert 3 == len(all_runs(stored))
 
 
 def test_a_message_that_another_has_joined_is_sent_again(alice: User, stored: StoredRuns) -> None:

@@ -249,6 +249,24 @@ def test_a_message_for_two_agents_is_shown_before_both_answers(
     assert ["Hello", "Two", "Three"] == contents(alice)
 
 
+@pytest.mark.parametrize("names_route", [False, True])
+def test_the_answer_to_a_message_that_did_not_come_by_agui_is_generated_again(
+    alice: User, stored: StoredRuns, names_route: bool
+) -> None:
+    """The page has sent it under the id that it was shown, as it was shown."""
+    thread_id = alice.thread(external_id="chat-1")
+    with_earlier_lines(alice, stored, thread_id)
+    route = f"?route_id={stored.row(newest(stored))['route_id']}" if names_route else ""
+    first, said, with_file = snapshot(alice, "chat-1")
+    answered(alice, stored, said, "One", route)
+    answered(alice, stored, with_file, "Two", route)
+    answered(alice, stored, said, "Three", route)
+    answered(alice, stored, said, "Four", OTHER_AGENT)
+
+    shown = [first["content"], with_file["content"], "Two", "Hi!", "Three", "Four"]
+    assert shown == contents(alice)
+
+
 @pytest.mark.parametrize("to", ["", OTHER_AGENT])
 def test_another_message_under_the_same_id_is_shown_as_well(
     alice: User, stored: StoredRuns, to: str
@@ -261,6 +279,9 @@ def test_another_message_under_the_same_id_is_shown_as_well(
     assert ["Bye", "Two", "Hello", "Three"] == contents(alice)
     answered(alice, stored, {**HELLO, "content": "Bye"}, "Four", to)
     assert ["Hello", "Three", "Bye", "Four"] == contents(alice)
+    [_, _, shown, _] = snapshot(alice, "chat-1")
+    answered(alice, stored, shown, "Five", to)
+    assert ["Hello", "Three", "Bye", "Five"] == contents(alice)
 
 
 def test_a_message_that_is_sent_again_behind_others_is_shown_once(
