@@ -15,7 +15,7 @@ from arkloop.api.protocols.agui_messages import Message
 from arkloop.api.protocols.agui_requests import DEFAULT_ROUTE, MAX_MESSAGES, MESSAGE_ID
 from arkloop.api.protocols.projection import arguments_text
 from arkloop.shared.runs import queries, timeline
-from arkloop.shared.runs.states import WAITING_FOR_THREAD
+from arkloop.shared.runs.states import WAITING_FOR_THREAD, RunState
 from arkloop.shared.runs.timeline import Entry, Place
 from arkloop.shared.threads import earlier_lines, threads
 from arkloop.shared.threads.content import Part, own_content
@@ -137,6 +137,15 @@ class _Round:
             routes.add("")
         return [(self.message_id, self.content, persona_key, route) for route in routes]
 
+    def has_answer(self) -> bool:
+        """Return whether there is one to show, or may be one yet."""
+        return any(
+            entry.turns is None
+            or not RunState(entry.row.state).is_terminal
+            or any(_run_messages(entry))
+            for entry in self.answers
+        )
+
 
 def _messages(
     entries: Sequence[Entry], digests: Mapping[str, str], without: UUID | None = None
@@ -171,7 +180,7 @@ def _last_answers(entries: Sequence[Entry], digests: Mapping[str, str]) -> Seque
     """Return the rounds of these entries, the oldest first.
 
     Those are left out whose message was sent again to the same agent, for another answer: under
-    its id, with its content.
+    its id, with its content. Where no other answer came, the earlier one stays.
     """
     rounds = [_Round(None)]
     ids: dict[str, str] = {}  # of messages, by those of their rows, under which they may be shown
@@ -184,7 +193,11 @@ def _last_answers(entries: Sequence[Entry], digests: Mapping[str, str]) -> Seque
             rounds.append(_Round(row, id_, content))
         else:
             rounds[-1].answers.append(entry)
-    last = {sent: one for one in rounds for sent in one.sent}
+    last: dict[tuple[str, str, str, str], _Round] = {}
+    for one in rounds:
+        for sent in one.sent:
+            if sent not in last or one.has_answer():
+                last[sent] = one
     return [one for one in rounds if all(last[sent] is one for sent in one.sent)]
 
 

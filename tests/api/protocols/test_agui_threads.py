@@ -227,6 +227,30 @@ def test_an_answer_that_was_generated_again_replaces_the_first_one(
     assert "RUN_FINISHED" == connected(alice, "chat-1", **cursor)[-1]["type"]
 
 
+@pytest.mark.parametrize("state", [RunState.FAILED, RunState.CANCELLED])
+def test_an_answer_stays_if_no_other_one_was_generated(
+    alice: User, stored: StoredRuns, state: RunState
+) -> None:
+    """The later run has ended without a text; one with a text replaces the answer."""
+    answered(alice, stored, HELLO, "One")
+    answered(alice, stored, LATER, "Two")
+    error = FAILED if state == RunState.FAILED else None
+    for _ in range(2):
+        send(alice, HELLO).close()
+        assert [LATER["content"], "Two", "Hello"] == contents(alice)
+        stored.finish(stored.held(newest(stored)), error=error, state=state)
+        assert ["Hello", "One", LATER["content"], "Two"] == contents(alice)
+    ended = "RUN_ERROR" if state == RunState.FAILED else "RUN_FINISHED"
+    assert ended == connected(alice, "chat-1")[-1]["type"]
+
+    send(alice, HELLO).close()
+    claim = stored.held(run_id := newest(stored))
+    stored.write(claim, MessageDelta("Thr"))
+    ending = replace(claim, last_seq=stored.last_seq(run_id))
+    stored.finish(ending, error=error, state=state)
+    assert [LATER["content"], "Two", "Hello", "Thr"] == contents(alice)
+
+
 def test_a_message_with_a_file_is_shown_once(alice: User, stored: StoredRuns) -> None:
     """Its base64 is stored anew with each request, for another answer or another agent."""
     answered(alice, stored, SAID, "One")
