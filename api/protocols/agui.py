@@ -32,6 +32,7 @@ from arkloop.api.http.idempotency import answered_once, refuse_key
 from arkloop.api.http.json_body import BodyLimits, NoArguments, query_args, read_object
 from arkloop.api.http.schema import Schema
 from arkloop.api.protocols import (
+    agui_echoes,
     agui_facts,
     agui_requests,
     agui_runs,
@@ -144,6 +145,10 @@ def run_agent() -> Response:
         on_leave = partial(cancel_after_leave, connections(), actor(), part.run_id)
     with connections().reading() as sql:
         run = queries.get(sql, actor(), part.run_id)
+        echoes = part.echoes
+        if echoes is None:
+            echoes = agui_echoes.earlier(sql, wanted, part.run_id)
+    wanted = agui_echoes.without(wanted, echoes)
     facts = agui_facts.facts_of(run, wanted.thread_id, wanted.run_id)
     projection = AguiProjection(
         facts,
@@ -194,12 +199,14 @@ def _start(wanted: AguiRequest, args: Mapping[str, Any]) -> Part:
     """Do what the request asks for once, however often it is sent with its `runId`."""
     with sent_files.kept_if_used():
         stored = wanted.with_stored_files()
+        parts: list[Part] = []
 
         def make(tx: Transaction, *, looks_again: bool = True) -> Response:
             agent = args.get("persona_id"), args.get("route_id")
             # A run that is cancelled when its client leaves ends with the response that was lost.
             joins = not _cancels(args)
             part = agui_runs.start(tx, stored, *agent, joins=joins, looks_again=looks_again)
+            parts.append(part)
             shown = {"waits": part.waits, "pending": part.pending, "connects": part.connects}
             return jsonify(run_id=str(part.run_id), **shown)
 
@@ -210,6 +217,8 @@ def _start(wanted: AguiRequest, args: Mapping[str, Any]) -> Part:
             # That run is joined now, or has ended.
             joining = partial(make, looks_again=False)
             made = answered_once(key, essence, joining).get_json()
+    if parts:
+        return parts[-1]
     return Part(
         run_id=UUID(made["run_id"]),
         waits=made["waits"],
@@ -236,6 +245,8 @@ def _resumed(wanted: AguiRequest, cursor: str) -> Response:
         facts, waits = agui_facts.facts_of(run, wanted.thread_id), int(found[2])
         # Its messages are only needed where the protocol takes text back.
         messages = agui_threads.messages_before(sql, thread.id, run)
+        echoes = agui_echoes.earlier(sql, wanted, run_id)
+    wanted = agui_echoes.without(wanted, echoes)
     earlier = PackedMessages(agui_versions.messages(messages, is_0_0=wanted.is_0_0))
     projection = AguiProjection(
         facts,

@@ -29,6 +29,8 @@ _APPROVAL_AS_IT_IS = {
     **_APPROVAL,
     "properties": {n: of for n, of in _PROPERTIES.items() if n != "editedArgs"},
 }
+#: The members that a reply to an approval may have.
+APPROVAL_FIELDS = _PROPERTIES.keys()
 UNANSWERED = "The user did not answer."
 
 

@@ -63,16 +63,26 @@ class AguiRequest:
         Raises:
             InvalidRequest: one has other content than text.
         """
-        found: dict[str, str] = {}
+        return {
+            call_id: message.get("error") or _text(f"messages.{place}.content", message)
+            for call_id, (place, message) in self._newest_results().items()
+        }
+
+    def _newest_results(self) -> dict[str, tuple[int, Message]]:
+        """Return the messages of `results` with their places, one of each call.
+
+        Beside a reply it is the first one. After that the last: where a person has edited the
+        arguments, the page has executed the call again.
+        """
+        found: dict[str, tuple[int, Message]] = {}
         if self.messages and self.messages[-1]["role"] == "user" and not self.resume:
             return found
         for place in range(len(self.messages) - 1, -1, -1):
             message = self.messages[place]
             if message["role"] == "assistant":
                 break
-            if message["role"] == "tool":
-                text = message.get("error") or _text(f"messages.{place}.content", message)
-                found.setdefault(message["toolCallId"], text)
+            if message["role"] == "tool" and (self.resume or message["toolCallId"] not in found):
+                found[message["toolCallId"]] = place, message
         return found
 
     @property
@@ -82,15 +92,19 @@ class AguiRequest:
         return frozenset(calls - {m.get("toolCallId") for m in self.messages})
 
     def given_results(self, run_id: UUID) -> dict[str, str]:
-        """Return the results of the run's calls in the messages that are text, and no errors."""
+        """Return the results of the run's calls in the messages that are text, and no errors.
+
+        They are the first ones of their calls.
+        """
         of_run = call_ids.shown(run_id, "")
-        sent = (m for m in self.messages if m["role"] == "tool" and not m.get("error"))
-        found = {m["toolCallId"]: _text_of(m) for m in sent if m["toolCallId"].startswith(of_run)}
+        sent = (m for m in reversed(self.messages) if m["role"] == "tool" and not m.get("error"))
+        found = {m["toolCallId"]: text_of(m) for m in sent if m["toolCallId"].startswith(of_run)}
         return {call_id: text for call_id, text in found.items() if text is not None}
 
     def is_error(self, call_id: str) -> bool:
-        """Return whether the client reports that the call has failed."""
-        return any(m.get("toolCallId") == call_id and m.get("error") for m in self.messages)
+        """Return whether one of `results` reports that its call has failed."""
+        _, message = self._newest_results()[call_id]
+        return bool(message.get("error"))
 
     def with_stored_files(self) -> "AguiRequest":
         """Return the same with the files stored that its new message has as base64.
@@ -179,13 +193,13 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 
 def _text(name: str, message: Message) -> str:
-    text = _text_of(message)
+    text = text_of(message)
     if text is None:
         raise InvalidRequest(**{name: ["must be text: other results are not supported"]})
     return text
 
 
-def _text_of(message: Message) -> str | None:
+def text_of(message: Message) -> str | None:
     """Return the content of a message as text, None if it has anything else."""
     content = message["content"]
     if isinstance(content, str):

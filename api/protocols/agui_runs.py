@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, RowMapping
 from arkloop.api.http import audited
 from arkloop.api.http.current import actor, catalog, trace_id
 from arkloop.api.http.end_users import chosen_persona
-from arkloop.api.protocols import call_ids, sent_files
+from arkloop.api.protocols import agui_echoes, call_ids, sent_files
 from arkloop.api.protocols.agui_answering import answering_run, came_with_reply, known_message
 from arkloop.api.protocols.agui_facts import AguiFacts, facts_of
 from arkloop.api.protocols.agui_interrupts import content_of
@@ -24,6 +24,7 @@ from arkloop.api.protocols.agui_parts import (
 from arkloop.api.protocols.agui_projection import AguiProjection
 from arkloop.api.protocols.agui_requests import RUN_ID, AguiRequest
 from arkloop.shared import logs
+from arkloop.shared.agents import call_approvals
 from arkloop.shared.errors import (
     InvalidRequest,
     NotActive,
@@ -65,6 +66,8 @@ class Part:
     waits: int = 0
     pending: list[str] = field(default_factory=list)
     connects: bool = False
+    #: The places of tool messages that repeat replies to the run, None if they are not known.
+    echoes: frozenset[int] | None = None
 
 
 def start(
@@ -149,12 +152,19 @@ def _resume(
         made = joined() or create(answers=entry.interrupt_id)
     try:
         # Pages execute calls as soon as they are shown them, also such as the run makes after this.
-        early = _results_of(wanted, run["id"], projection.client_call_ids)
+        echoes = agui_echoes.earlier(tx.sql, wanted, run["id"])
+        if projection.asked["data"]["kind"] == call_approvals.KIND:
+            asked_id = call_ids.shown(run["id"], projection.asked["data"]["tool_call_id"])
+            echoes |= agui_echoes.own(wanted, asked_id)
+        sent = agui_echoes.without(wanted, echoes)
+        early = _results_of(sent, run["id"], projection.client_call_ids)
         audited.answer(tx, run["id"], content, request_id, early)
     except (NotActive, NotWaiting, StaleInput):
         if made is None or not is_cancelled:
             raise
-    return made if made and is_cancelled else Part(run_id=run["id"], waits=projection.waits)
+    if made and is_cancelled:
+        return made
+    return Part(run_id=run["id"], waits=projection.waits, echoes=echoes)
 
 
 def _asked(
@@ -203,9 +213,11 @@ def _give_results(
         raise NotWaiting("The run is not waiting for these tool results.")
     # Others have sent some of them since a client was asked, perhaps with another output: they
     # would refuse those that the run lacks.
-    sent = [call_id for call_id in results if call_id in projection.asked_call_ids]
+    echoes = agui_echoes.earlier(tx.sql, wanted, run_id)
+    own = agui_echoes.without(wanted, echoes)
+    sent = [call_id for call_id in own.results if call_id in projection.asked_call_ids]
     lacking = facts.missing(request_id_of(projection), sent)
-    given = _results_of(wanted, run_id, lacking)
+    given = _results_of(own, run_id, lacking)
     try:
         # Clients send the results of a turn together, also those of calls that were given up.
         commands.give_results(tx, actor(), run_id, given, skips_late=True)
@@ -215,7 +227,7 @@ def _give_results(
     missing = _missing(
         tx.sql, queries.get(tx.sql, actor(), run_id), facts, request_id_of(projection)
     )
-    return Part(run_id=run_id, waits=projection.waits, pending=missing)
+    return Part(run_id=run_id, waits=projection.waits, pending=missing, echoes=echoes)
 
 
 def _results_of(wanted: AguiRequest, run_id: UUID, ids: Collection[str]) -> list[CallResult]:

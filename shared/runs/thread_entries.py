@@ -1,6 +1,6 @@
 """The entries of a thread as a conversation: messages of users, and the runs that answer them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -27,6 +27,7 @@ from sqlalchemy import (
 
 from arkloop.shared.events.types import RunWaitingForInput
 from arkloop.shared.runs.places import MAX_MESSAGES
+from arkloop.shared.storage.arrays import is_among
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import (
     FIRST_WAITING,
@@ -194,6 +195,16 @@ def reply_to(sql: Connection, run_id: UUID, request_id: UUID) -> str | None:
     return sql.scalar(
         select(inputs.c.content).where(inputs.c.run_id == run_id, inputs.c.request_id == request_id)
     )
+
+
+def replies_to(
+    sql: Connection, run_id: UUID, request_ids: Collection[UUID]
+) -> Sequence[Row[UUID, str]]:
+    """Return the `content` of the replies that these requests of a run had, by `request_id`."""
+    query = select(inputs.c.request_id, inputs.c.content).where(
+        inputs.c.run_id == run_id, is_among(inputs.c.request_id, request_ids)
+    )
+    return sql.execute(query).all()
 
 
 def first_run(sql: Connection, thread_id: UUID, *, after: int) -> UUID | None:

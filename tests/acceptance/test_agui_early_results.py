@@ -1,5 +1,6 @@
 """Pages of AG-UI that execute calls as soon as they are shown them, as CopilotKit does."""
 
+import json
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -50,9 +51,22 @@ class Page:
         entry = {"interruptId": interrupt["id"], "status": "resolved", "payload": payload}
         self.send(*results, resume=[entry], **more)
 
-    def send(self, *results: str, then_says: str | None = None, **more: Any) -> None:
+    def repeat(self, payload: Any, *results: str) -> None:
+        """Send the reply behind results of the call to approve, and as one more, as CopilotKit."""
+        [interrupt] = self.said["interrupts"]
+        self.reply(payload, *results, json.dumps(payload), call_id=interrupt["toolCallId"])
+
+    def send(
+        self,
+        *results: str,
+        call_id: str | None = None,
+        then_says: str | None = None,
+        **more: Any,
+    ) -> None:
         calls = [call for message in self.said["messages"] for call in message.get("toolCalls", ())]
         own = [call for call in calls if call["function"]["name"] in ("locate", "guarded")]
+        if call_id is not None:
+            own = [{"id": call_id}] * len(results)
         messages = [
             {"id": secrets.token_hex(8), "role": "tool", "toolCallId": call["id"], "content": one}
             for call, one in zip(own, results, strict=False)
@@ -159,6 +173,22 @@ def test_a_result_of_the_approved_call_counts(page: Page) -> None:
     """The page was too early, and the person agrees."""
     page.say({"tool": "guarded"}, {"say": "Done."})
     page.reply(YES, "Rome")
+
+    assert ("assistant", "Done.") == shown(page.said)[-1]
+    assert ["Rome"] == page.connected()
+
+
+@ON_CLIENTS
+@pytest.mark.parametrize("results", [["Rome"], []])
+def test_a_reply_that_is_sent_as_a_result_as_well_does_not_count(
+    page: Page, results: list[str]
+) -> None:
+    """The result is the one before it; without any the run waits for the page's."""
+    page.say({"tool": "guarded"}, {"say": "Done."})
+    page.repeat(YES, *results)
+    if not results:
+        assert "RUN_FINISHED" == types_of(page.said)[-1]
+        page.send("Rome")
 
     assert ("assistant", "Done.") == shown(page.said)[-1]
     assert ["Rome"] == page.connected()

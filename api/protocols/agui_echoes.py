@@ -1,0 +1,95 @@
+"""Messages of pages that repeat the reply to the approval of a call, under the id of the call.
+
+`useInterrupt` of CopilotKit adds one with each reply, as a message of the role `tool`, and sends it
+with all later requests. None of them is a result of its call.
+"""
+
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from arkloop.api.protocols import call_ids
+from arkloop.api.protocols.agui_interrupts import APPROVAL_FIELDS, content_of
+from arkloop.api.protocols.agui_messages import Message
+from arkloop.api.protocols.agui_requests import AguiRequest, text_of
+from arkloop.shared import json_text
+from arkloop.shared.agents import approvals, call_approvals
+from arkloop.shared.agents.approvals import ApprovalReply
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.events import event_log
+from arkloop.shared.runs import thread_entries
+
+_CANCELLED = {"status": "cancelled"}
+#: One of these is in each reply: results may be long, and need not be read.
+_WORDS = ('"approved"', '"cancelled"')
+
+
+def own(wanted: AguiRequest, call_id: str) -> frozenset[int]:
+    """Return the places of the tool messages that repeat the request's reply about this call."""
+    [entry] = wanted.resume
+    payload = _CANCELLED if entry.status == "cancelled" else entry.payload
+    return frozenset(
+        place
+        for place, message in enumerate(wanted.messages)
+        if message["role"] == "tool"
+        and message["toolCallId"] == call_id
+        and _object(message) == payload
+    )
+
+
+def earlier(sql: Connection, wanted: AguiRequest, run_id: UUID) -> frozenset[int]:
+    """Return the places of the tool messages that repeat replies which the run has had."""
+    of_run = call_ids.shown(run_id, "")
+    suspects: dict[int, tuple[str, ApprovalReply]] = {}
+    for place, message in enumerate(wanted.messages):
+        if message["role"] != "tool" or not message["toolCallId"].startswith(of_run):
+            continue
+        if (reply := _reply_of(message)) is not None:
+            suspects[place] = message["toolCallId"], reply
+    if not suspects:
+        return frozenset()
+    suspected = {call_id for call_id, _ in suspects.values()}
+    waits, _ = event_log.waits(sql, run_id)
+    asked: dict[UUID, str] = {}
+    for data in (event_log.data_of(event.payload) for event in waits):
+        call_id = call_ids.shown(run_id, data.get("tool_call_id") or "")
+        if data["kind"] == call_approvals.KIND and call_id in suspected:
+            asked[UUID(data["request_id"])] = call_id
+    had: dict[str, list[ApprovalReply]] = {}
+    for row in thread_entries.replies_to(sql, run_id, asked):
+        had.setdefault(asked[row.request_id], []).append(approvals.read(row.content))
+    return frozenset(place for place, (id_, reply) in suspects.items() if reply in had.get(id_, ()))
+
+
+def without(wanted: AguiRequest, places: frozenset[int]) -> AguiRequest:
+    """Return the request without the messages at these places."""
+    if not places:
+        return wanted
+    left = [message for place, message in enumerate(wanted.messages) if place not in places]
+    return replace(wanted, messages=left)
+
+
+def _reply_of(message: Message) -> ApprovalReply | None:
+    """Return the reply that a message may repeat, None if it has anything else."""
+    payload = _object(message)
+    status = "cancelled" if payload == _CANCELLED else "resolved"
+    if status == "resolved" and not payload.keys() <= APPROVAL_FIELDS:
+        return None
+    try:
+        return approvals.read(content_of({"kind": call_approvals.KIND}, status, payload))
+    except InvalidRequest:
+        return None
+
+
+def _object(message: Message) -> dict[str, Any]:
+    """Return the object that a message has as JSON, if it may be a reply; else an empty one."""
+    text = text_of(message) or ""
+    if not any(word in text for word in _WORDS):
+        return {}
+    try:
+        found = json_text.loads(text.encode(), max_values=None)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

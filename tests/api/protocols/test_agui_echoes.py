@@ -1,0 +1,169 @@
+"""Pages of AG-UI that repeat replies to approvals as results, as CopilotKit does."""
+
+import json
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from arkloop.shared.claim import Claim
+from arkloop.shared.events.types import ToolCallRequested, ToolResult
+from arkloop.shared.ids import new_id
+from arkloop.shared.runs import claims
+from arkloop.shared.runs.states import ResultSource
+from tests.api.protocols.test_agui_runs import SAID, events_of, newest, result, send, turn
+from tests.api.protocols.test_agui_runs_resumed import early_results
+from tests.clients import User
+from tests.query_plans import noted
+from tests.stored_runs import StoredRuns
+
+YES = {"approved": True}
+EDITED = {**YES, "editedArgs": {"exact": True}}
+NO = {"approved": False, "reason": "No."}
+CANCELLED = {"status": "cancelled"}
+
+
+def asking(alice: User, stored: StoredRuns, payload: Any) -> tuple[UUID, list[dict[str, Any]]]:
+    """Create a run that has asked to approve the call `c` of the page; returns it and a reply."""
+    send(alice, SAID).close()
+    run_id, request_id = newest(stored), new_id()
+    claim = stored.held(run_id)
+    stored.write(claim, ToolCallRequested("c", "locate", {}))
+    asked = replace(claim, last_seq=stored.last_seq(run_id))
+    stored.park(asked, request_id, kind="tool_confirmation", tool_call_id="c")
+    answer = CANCELLED if payload == CANCELLED else {"status": "resolved", "payload": payload}
+    return run_id, [{"interruptId": str(request_id), **answer}]
+
+
+def executing(stored: StoredRuns, run_id: UUID) -> Claim:
+    """Let a worker have the run again, which begins its call."""
+    claim = replace(stored.held(run_id), last_seq=stored.last_seq(run_id))
+    with stored.connections.transaction() as tx:
+        claims.begin_tool_call(tx, claim, "c", ResultSource.CLIENT)
+    return claim
+
+
+def items(run_id: UUID, *results: Any) -> list[dict[str, Any]]:
+    """Return the messages of a page that has these results of the call."""
+    sent = [
+        one if isinstance(one, str) else json.dumps(one, separators=(",", ":")) for one in results
+    ]
+    return [SAID, turn(run_id, "c"), *(result(run_id, "c", one) for one in sent)]
+
+
+@pytest.mark.parametrize("payload", [YES, EDITED, {**YES, "by": "Ann"}, CANCELLED])
+@pytest.mark.parametrize(
+    ("before", "behind", "kept"),
+    [
+        (["Rome"], [], "Rome"),
+        ([], ["Rome"], "Rome"),
+        (["Rome"], ["Bern"], "Rome"),
+        ([{"approved": False}], [], '{"approved":false}'),
+        ([], [], None),
+    ],
+)
+def test_the_reply_is_no_early_result(
+    alice: User,
+    stored: StoredRuns,
+    payload: Any,
+    before: list[Any],
+    behind: list[Any],
+    kept: str | None,
+) -> None:
+    """The first one of the other messages is the result of the call, if there is any."""
+    run_id, resume = asking(alice, stored, payload)
+
+    send(alice, *items(run_id, *before, payload, *behind), resume=resume).close()
+
+    assert ({} if kept is None else {"c": (kept, False)}) == early_results(stored, run_id)
+
+
+@pytest.mark.parametrize(
+    ("asked", "payload"),
+    [({}, "Oslo"), ({"kind": "tool_confirmation", "tool_call_id": "s"}, NO)],
+)
+@pytest.mark.parametrize("earlier", [YES, EDITED])
+def test_the_reply_is_no_result_beside_the_next_one(
+    alice: User, stored: StoredRuns, asked: dict[str, Any], payload: Any, earlier: Any
+) -> None:
+    """The run asks twice before it makes the calls of one turn."""
+    run_id, resume = asking(alice, stored, earlier)
+    send(alice, *items(run_id, earlier), resume=resume).close()
+    claim = replace(stored.held(run_id), last_seq=stored.last_seq(run_id))
+    stored.park(claim, request_id := new_id(), **asked)
+
+    resume = [{"interruptId": str(request_id), "status": "resolved", "payload": payload}]
+    for _ in range(2):
+        send(alice, *items(run_id, earlier, "Rome"), resume=resume).close()
+        assert {"c": ("Rome", False)} == early_results(stored, run_id)
+
+
+def test_the_replies_to_a_run_are_looked_up_once(alice: User, stored: StoredRuns) -> None:
+    """A request has those of all calls that were approved before, and is not read twice for it."""
+    run_id, resume = asking(alice, stored, YES)
+    found = [SAID, turn(run_id, *(ids := [f"c{number}" for number in range(4)]))]
+    for id_ in ids:
+        send(alice, *found, resume=resume).close()
+        claim = replace(stored.held(run_id), last_seq=stored.last_seq(run_id))
+        stored.park(claim, request_id := new_id(), kind="tool_confirmation", tool_call_id=id_)
+        resume = [{"interruptId": str(request_id), "status": "resolved", "payload": YES}]
+        found.append(result(run_id, id_, json.dumps(YES)))
+
+    with noted(stored.connections) as statements:
+        send(alice, *found, resume=resume).close()
+
+    looked_up = [sql for sql, _ in statements if "inputs.content" in sql]
+    assert 2 == len(looked_up)  # one looks for a reply to the open interrupt
+
+
+@pytest.mark.parametrize("payload", [YES, {**YES, "editedArgs": None}, EDITED])
+def test_the_reply_is_no_later_result(alice: User, stored: StoredRuns, payload: Any) -> None:
+    """The page has it in all its later requests, among the results or alone."""
+    run_id, resume = asking(alice, stored, payload)
+    send(alice, *items(run_id, payload), resume=resume).close()
+    calls = [{"tool_call_id": "c", "name": "locate", "arguments": {}}]
+    stored.park(executing(stored, run_id), new_id(), kind="tool_results", calls=calls)
+
+    send(alice, *items(run_id, payload)).close()
+    assert "waiting" == stored.state(run_id)
+    ended = events_of(send(alice, *items(run_id, payload)))[-1]
+    assert [f"{run_id.hex}.c"] == ended["outcome"]["pendingToolCallIds"]
+
+    send(alice, *items(run_id, "Bern", "Rome", payload)).close()
+    assert "queued" == stored.state(run_id)
+    send(alice, *items(run_id, payload, "Rome")).close()  # the same result
+    refused = events_of(send(alice, *items(run_id, payload, "Bern")))[-1]
+    assert ("RUN_ERROR", "tool_results.conflict") == (refused["type"], refused["code"])
+
+
+def test_another_decision_is_a_result(alice: User, stored: StoredRuns) -> None:
+    """A tool of the page may return what looks like a reply."""
+    run_id, resume = asking(alice, stored, YES)
+    send(alice, *items(run_id), resume=resume).close()
+    calls = [{"tool_call_id": "c", "name": "locate", "arguments": {}}]
+    stored.park(executing(stored, run_id), new_id(), kind="tool_results", calls=calls)
+
+    send(alice, *items(run_id, NO)).close()
+
+    assert "queued" == stored.state(run_id)
+
+
+@pytest.mark.parametrize("payload", [YES, NO, CANCELLED])
+def test_a_page_that_has_repeated_its_reply_is_shown_the_result(
+    alice: User, stored: StoredRuns, payload: Any
+) -> None:
+    """It is not shown the one that it has sent itself."""
+    run_id, resume = asking(alice, stored, payload)
+    send(alice, *items(run_id, "Rome", payload), resume=resume).close()
+    claim = executing(stored, run_id)
+    output = "Rome" if payload == YES else "The call was denied."
+    stored.write(claim, ToolResult("c", "locate", output, payload != YES, 1))
+    stored.finish(replace(claim, last_seq=stored.last_seq(run_id)))
+
+    shown = [
+        [e["content"] for e in events_of(send(alice, *sent, resume=resume)) if "content" in e]
+        for sent in (items(run_id, "Rome", payload), items(run_id, payload))
+    ]
+
+    assert [[] if payload == YES else [output], [output]] == shown
