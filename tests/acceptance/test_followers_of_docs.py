@@ -56,6 +56,23 @@ def test_a_client_in_python_gets_every_event_once(user: Caller, proxy: Restartin
     assert user.events(run_id) == seen
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_client_in_python_waits_until_it_may_come(user: Caller, status: int) -> None:
+    """After a broken stream it is refused with a date, and then with seconds, which it waits."""
+    run_id = user.run(COUNT)
+    names: dict[str, Any] = {}
+    exec(sample("follow-a-run.md", "python", "def events("), names)
+    port = int(user.url.rpartition(":")[2])
+    with (
+        restarting_proxy(port, status=status, retry_after=2, has_date=True) as proxy,
+        httpx.Client(base_url=proxy.url, headers=user.http.headers, timeout=60) as client,
+    ):
+        seen = list(names["events"](client, run_id))
+
+    assert (True, 0, 0) == (proxy.has_cut, proxy.refused, proxy.early)
+    assert user.events(run_id) == seen
+
+
 def run_in(page: Page, code: str, **given: str) -> None:
     """Run a sample as a script of the page, with these names."""
     page.evaluate("(given) => Object.assign(window, given)", given)
@@ -93,6 +110,24 @@ def test_a_page_executes_its_tools(user: Caller, proxy: RestartingProxy, page: P
     assert (True, 0, 0) == (proxy.has_cut, proxy.refused, proxy.refused_posts)
     [result] = data_of(user.events(run_id), "tool.result")
     assert '{"latitude":41.9,"longitude":12.5}' == result["output"]
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_page_sends_a_result_again_after_a_limit(
+    user: Caller, proxy: RestartingProxy, page: Page
+) -> None:
+    """It gets 429 for its result, and sends it again when it may."""
+    proxy.retry_after, proxy.length, proxy.refused = 2, 1_000_000, 0
+    call = {"tool": "get_location", "args": {"exact": True}}
+    tool = {"name": "get_location", "description": "Return the place.", "client": True}
+    run_id = user.run(call, {"say": "ok"}, tools=[{**tool, "parameters": {"type": "object"}}])
+    ticket = user.made(f"/v1/runs/{run_id}/stream-ticket", {"tool_results": True})["ticket"]
+    execute = sample("client-tools.md", "js", "new EventSource(")
+    run_in(page, execute, base="", runId=run_id, ticket=ticket)
+
+    assert "completed" == user.ended(run_id)["status"]
+    assert (0, 0) == (proxy.refused_posts, proxy.early)
 
 
 @pytest.fixture
@@ -188,7 +223,7 @@ def test_a_page_executes_its_tools_after_a_silence(
 @pytest.mark.browser
 @needs_chromium
 @pytest.mark.parametrize(
-    ("status", "requests"), [(200, 1), (500, 1), (502, 60), (None, 60), (0, 60)]
+    ("status", "requests"), [(200, 1), (500, 1), (429, 60), (502, 60), (None, 60), (0, 60)]
 )
 def test_a_result_is_sent_again_only_while_the_server_is_down(
     page: Page, status: int | None, requests: int
@@ -204,12 +239,13 @@ def test_a_result_is_sent_again_only_while_the_server_is_down(
             window.requests = 0
             window.fetch = async (address, { signal }) => {
                 requests += 1
-                if (requests > 100) return { status: 200 }
+                const headers = new Headers()
+                if (requests > 100) return { status: 200, headers }
                 if (status === null) throw new TypeError("Failed to fetch")
                 if (status === 0) {
                     await new Promise((_, lost) => signal.addEventListener("abort", lost))
                 }
-                return { status }
+                return { status, headers }
             }
         }""",
         status,
