@@ -59,6 +59,19 @@ def test_every_event_type_has_an_example(event: Any) -> None:
     assert [] == missing, f"docs/reference/events.md: no example of {event.type} has {missing}"
 
 
+def test_every_event_of_a_conversation_has_a_rule() -> None:
+    """A front end learns what each event with a part of a message or turn, or an end, changes."""
+    parts = {"content", "message_id", "tool_call_id", "request_id", "from_seq"}
+    named = {
+        event.type
+        for event in get_args(types.Event)
+        if parts & {f.name for f in fields(event)} or event.type in types.TERMINAL_TYPES
+    }
+    table = re.findall(r"^\| (`.*?`) \|", _text("docs/how-to/show-a-conversation.md"), re.MULTILINE)
+    rules = {type_ for row in table for type_ in re.findall(r"`(.+?)`", row)}
+    assert named == rules
+
+
 def test_every_error_code_is_documented() -> None:
     """`docs/reference/http-api.md` says when a caller meets it."""
     codes = {error.code for error in _subclasses(errors.ArkloopError)} | {"internal.error"}
