@@ -155,14 +155,18 @@ def test_the_commands_of_a_page_work(service: Service, page: Path) -> None:
     assert 0 == done.returncode, f"{done.stderr}\n{done.stdout[-2000:]}"
 
 
-def test_the_examples_of_mcp_servers_end_where_there_is_none(service: Service) -> None:
+@pytest.mark.parametrize(
+    ("name", "server"), [("reference/http-api.md", "archive"), ("how-to/mcp.md", "files")]
+)
+def test_the_examples_of_mcp_servers_end_where_there_is_none(
+    service: Service, name: str, server: str
+) -> None:
     """A reader who keeps the address of the page sees the error of the discovery."""
-    page = ROOT / "docs" / "reference" / "http-api.md"
-    texts = [block.text for block in commands(page)]
-    script = "".join([texts[0], *(text for text in texts if "$V1/mcp-configs" in text)])
+    texts = [block.text for block in commands(ROOT / "docs" / name)]
+    script = "".join([texts[0], *(text for text in texts[1:] if "$V1/mcp-configs" in text)])
     script = script.replace("https://mcp.example.com/mcp", f"http://127.0.0.1:{closed_port()}/mcp")
 
-    done = service.execute(script.replace('"archive"', '"absent"'))
+    done = service.execute(script.replace(f'"{server}"', f'"no-{server}"'))
 
     assert '"discovery_error":"' in done.stdout
 
