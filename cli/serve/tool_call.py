@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any
@@ -98,20 +98,10 @@ class ToolCall:
         self.tool.check(self._arguments)
         returned: Any = self.tool(self._context, self._info, self._arguments)
         if self.tool.is_async:
-            task = asyncio.run_coroutine_threadsafe(_kept(returned), self._loop)
+            task = asyncio.run_coroutine_threadsafe(returned, self._loop)
             with self._context.aborting(lambda: _cancel(task)):
                 returned = task.result()
-            if isinstance(returned, BaseException):
-                raise returned
         return as_output(returned)
-
-
-async def _kept(returned: Coroutine[Any, Any, Any]) -> Any:
-    """Return what the tool returns, or the exception by which it would end the loop of all."""
-    try:
-        return await returned
-    except (SystemExit, KeyboardInterrupt) as error:
-        return error
 
 
 def _cancel(task: Future[Any]) -> None:

@@ -91,12 +91,11 @@ class ToolWorker:
 
     def run(self) -> None:
         """Work until `stop` is called, or the service refuses the key or the tools; then drain."""
-        threading.Thread(target=self._loop.run_forever, name="loop", daemon=True).start()
-        polling, *beating = (
+        polling, *others = (
             threading.Thread(target=stop_on_error, args=(self, task), name="requests", daemon=True)
-            for task in (self._poll, *self._heartbeats.tasks)
+            for task in (self._poll, self._run_loop, *self._heartbeats.tasks)
         )
-        for thread in (polling, *beating):
+        for thread in (polling, *others):
             thread.start()
         # Again and again: a signal that another thread receives does not wake this one, in which
         # Python would execute its handler.
@@ -117,6 +116,14 @@ class ToolWorker:
     def stop(self, *_: object) -> None:
         """Fetch no more calls; may be called by a signal handler."""
         self._stopping.set()
+
+    def _run_loop(self) -> None:
+        """Execute coroutines until the process ends; a task that exits ends its own call alone."""
+        while True:
+            try:
+                self._loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):  # asyncio raises these here, too
+                log.exception("a task of a tool has exited: the event loop continues")
 
     # ---- polls ----
 

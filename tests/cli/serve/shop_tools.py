@@ -94,6 +94,16 @@ async def parse_later(context: ToolContext) -> str:
 
 
 @tool(idempotent=True)
+async def parse_many(context: ToolContext) -> str:
+    """End in the same way, in tasks of its own."""
+
+    async def parse_one() -> str:
+        raise SystemExit(2)
+
+    return " ".join(await asyncio.gather(parse_one(), parse_one()))
+
+
+@tool(idempotent=True)
 def talk(context: ToolContext, lines: int) -> str:
     """Log as many lines."""
     for number in range(lines):

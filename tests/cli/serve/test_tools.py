@@ -107,10 +107,11 @@ def test_a_tool_that_exits_has_failed(shop: Shop) -> None:
     """The call has a result, its place is free again, and coroutines go on."""
     shop.worker("--concurrency", "1")
 
-    calls = (call("parse"), call("parse_later"), call("count_stock", item="lamps"))
+    exits = (call("parse"), call("parse_later"), call("parse_many"))
+    run_id = shop.run(*exits, call("count_stock", item="lamps"))
 
     failed = ("The tool failed: SystemExit.", True)
-    assert [failed, failed, ("7 lamps", False)] == shop.results(shop.run(*calls))
+    assert [failed, failed, failed, ("7 lamps", False)] == shop.results(run_id)
 
 
 def test_a_reader_of_the_log_that_stands_still_stops_no_call(shop: Shop) -> None:
