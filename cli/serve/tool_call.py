@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any
@@ -96,12 +96,25 @@ class ToolCall:
 
     def _made(self) -> str | ToolOutput:
         self.tool.check(self._arguments)
+        self._context.check()
         returned: Any = self.tool(self._context, self._info, self._arguments)
         if self.tool.is_async:
-            task = asyncio.run_coroutine_threadsafe(returned, self._loop)
-            with self._context.aborting(lambda: _cancel(task)):
-                returned = task.result()
+            task = asyncio.run_coroutine_threadsafe(self._awaited(returned), self._loop)
+            try:
+                with self._context.aborting(lambda: _cancel(task)):
+                    returned = task.result()
+            finally:
+                task.cancel()  # it may have begun before an abort could reach it
         return as_output(returned)
+
+    async def _awaited(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Await the coroutine, unless the call was cancelled while another one held up the loop."""
+        try:
+            self._context.check()
+        except BaseException:
+            coroutine.close()
+            raise
+        return await coroutine
 
 
 def _cancel(task: Future[Any]) -> None:
