@@ -5,7 +5,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -16,6 +18,8 @@ from arkloop.shared.log_writer import LogWriter
 log = logging.getLogger(__name__)
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: How long Python may take to end: it waits for the threads of executors without a limit.
+EXIT_SECONDS = 2.0
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -85,9 +89,29 @@ def serve(worker: Worker, announcement: str) -> NoReturn:
     _end_forks(stop)
     click.echo(announcement, err=True)
     worker.run()
+    status = 0 if worker.failure is None else worker.failure.exit_code
+    with suppress(RuntimeError):  # no thread is left for it
+        threading.Thread(target=_end_late, args=[status], name="exit", daemon=True).start()
+    with suppress(OSError, ValueError):  # code that it has executed may have closed it
+        sys.stdout.flush()
     if worker.failure is not None:
         raise worker.failure
     sys.exit(0)
+
+
+def _end_late(status: int) -> None:
+    """End the process if Python does not, such as during a call of `asyncio.to_thread`.
+
+    Exit handlers run after the threads of executors: behind a blocked one they do not run.
+    """
+    time.sleep(EXIT_SECONDS)
+    try:
+        log.warning("threads or exit handlers did not end within %g s", EXIT_SECONDS)
+        if (processes := sys.modules.get("multiprocessing")) is not None:
+            for child in processes.active_children():  # nobody else would end them
+                child.terminate()
+    finally:
+        os._exit(status)
 
 
 def _end_forks(stop: Callable[[int, FrameType | None], None]) -> None:

@@ -4,8 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.cli.serve.polled_runs import RUN, RUN_ID
+from tests.cli.serve.scripted_service import scripted_service
+from tests.cli.serve.test_tool_worker import CALL
+from tests.waiting import eventually
+from tests.web_server import INHERITED
 
 pytestmark = pytest.mark.processes
 
@@ -100,3 +110,87 @@ def test_a_process_that_a_tool_forks_ends_as_in_any_program() -> None:
 
     lines = ["terminated -15", "60 pools", "handled 7"]
     assert (0, lines) == (worker.returncode, output.splitlines())
+
+
+#: A tool and agents that call a library which blocks, in a thread or process of its own.
+NAPS = """
+import asyncio, time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from arkloop.agents import AgentRun
+from arkloop.worker.contract.context import ToolContext
+from arkloop.worker.tools import tool
+
+def nap():
+    print("naps")
+    Path("began").touch()
+    time.sleep(100)
+
+@tool(idempotent=True)
+async def work(context: ToolContext) -> str:
+    "Execute the call."
+    await asyncio.to_thread(nap)
+    return "done"
+
+async def agent(run: AgentRun) -> str:
+    await asyncio.to_thread(nap)
+    return "done"
+
+def compute():
+    Path("began").touch()
+    time.sleep(100)
+
+async def computing(run: AgentRun) -> str:
+    print("naps")
+    with ProcessPoolExecutor(1) as pool:
+        await asyncio.get_running_loop().run_in_executor(pool, compute)
+    return "done"
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("tools", "serve", "naps", "--pool", "mine"),
+        ("agents", "serve", "naps:agent"),
+        ("agents", "serve", "naps:computing"),
+    ],
+)
+def test_a_call_of_a_tool_or_agent_does_not_outlast_its_worker(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Python waits for the threads and processes of executors; what was printed is not lost."""
+    (tmp_path / "naps.py").write_text(NAPS)
+    work = [({**CALL, "fence": 1}, {**RUN, "fence": 1})]
+
+    def respond(verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if verb != "poll":
+            held = [{"run_id": RUN_ID, "is_held": True, "cancel_requested": False}]
+            written = {"status": "queued", "cancel_requested": False, "next_seq": 9}
+            return 200, {"ok": True, "cancelled": [], "lost": [], "runs": held, **written}
+        found = [work.pop()] if work else []
+        time.sleep(0 if found else 0.2)
+        calls, runs = [call for call, _ in found], [run for _, run in found]
+        polled = {"tools_hash": "0" * 64, "cancelled": [], "calls": calls}
+        return 200, {**polled, "lease_seconds": 15.0, "runs": runs}
+
+    with scripted_service(respond) as address:
+        environ = {**INHERITED, "ARKLOOP_URL": address.url, "ARKLOOP_API_KEY": address.key}
+        with subprocess.Popen(
+            [sys.executable, "-m", "arkloop.cli", *command, "--grace", "1"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            env=environ,
+            process_group=0,
+        ) as worker:
+            try:
+                eventually(lambda: (tmp_path / "began").exists())
+                worker.send_signal(signal.SIGTERM)
+                output, logged = worker.communicate(timeout=40)  # until its processes end, too
+            finally:
+                with suppress(ProcessLookupError):  # all have ended
+                    os.killpg(worker.pid, signal.SIGKILL)
+
+    assert b"WARNING threads or exit handlers did not end within 2 s" in logged
+    assert (0, b"naps\n") == (worker.returncode, output)
