@@ -204,6 +204,7 @@ class AgentWorker:
         self._free = concurrency
         self._lease_seconds = 15.0
         self._stopping = threading.Event()
+        self._is_stop_requested = False
         self._draining = threading.Event()
         self._freezes = Freezes()
 
@@ -215,8 +216,9 @@ class AgentWorker:
             ).start()
         # Again and again: a signal that another thread receives does not wake this one, in which
         # Python would execute its handler.
-        while not self._stopping.wait(SIGNAL_SECONDS):
+        while not self._is_stop_requested and not self._stopping.wait(SIGNAL_SECONDS):
             self._freezes.look()
+        self._stopping.set()
         self._draining.set()
         self._polls.abort()
         self._drain()
@@ -224,7 +226,8 @@ class AgentWorker:
 
     def stop(self, *_: object) -> None:
         """Poll no more; may be called by a signal handler."""
-        self._stopping.set()
+        # Not the event: its lock may be that of the code which the handler has interrupted.
+        self._is_stop_requested = True
 
     def _poll(self) -> None:
         pauses = Pauses(self._stopping)

@@ -80,9 +80,9 @@ def serve(worker: Worker, announcement: str) -> NoReturn:
     """
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        worker.stop()
         for one in _STOP_SIGNALS:
             signal.signal(one, signal.SIG_DFL)
+        worker.stop()
 
     for number in _STOP_SIGNALS:
         signal.signal(number, stop)

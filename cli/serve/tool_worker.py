@@ -85,6 +85,7 @@ class ToolWorker:
         self._calls: set[ToolCall] = set()
         self._free = concurrency
         self._stopping = threading.Event()
+        self._is_stop_requested = False
         self._freezes = Freezes()
         self._freezes.least_seconds = lease_seconds / HEARTBEATS_PER_LEASE
         self._loop = asyncio.new_event_loop()
@@ -99,8 +100,9 @@ class ToolWorker:
             thread.start()
         # Again and again: a signal that another thread receives does not wake this one, in which
         # Python would execute its handler.
-        while not self._stopping.wait(SIGNAL_SECONDS):
+        while not self._is_stop_requested and not self._stopping.wait(SIGNAL_SECONDS):
             self._freezes.look()
+        self._stopping.set()
         deadline = time.monotonic() + self._grace_seconds
         # The service has leased the calls of a response that is on its way.
         self._polls.finish()
@@ -115,7 +117,8 @@ class ToolWorker:
 
     def stop(self, *_: object) -> None:
         """Fetch no more calls; may be called by a signal handler."""
-        self._stopping.set()
+        # Not the event: its lock may be that of the code which the handler has interrupted.
+        self._is_stop_requested = True
 
     def _run_loop(self) -> None:
         """Execute coroutines until the process ends; a task that exits ends its own call alone."""

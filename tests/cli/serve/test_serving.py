@@ -194,3 +194,38 @@ def test_a_call_of_a_tool_or_agent_does_not_outlast_its_worker(
 
     assert b"WARNING threads or exit handlers did not end within 2 s" in logged
     assert (0, b"naps\n") == (worker.returncode, output)
+
+
+#: A worker whose main thread holds the lock of the event for which it waits when SIGTERM comes.
+INTERRUPTED = """
+import signal, sys
+from arkloop.cli.client.server_address import ServerAddress
+from arkloop.cli.serve import serving
+from arkloop.cli.serve.agent_worker import AgentWorker
+from arkloop.cli.serve.tool_worker import ToolWorker
+
+address = ServerAddress("http://127.0.0.1:9", "key")
+worker = {
+    "tools": lambda: ToolWorker(
+        address, "mine", {}, concurrency=1, lease_seconds=15, grace_seconds=1
+    ),
+    "agents": lambda: AgentWorker(address, "mine", print, concurrency=1, grace_seconds=1),
+}[sys.argv[1]]()
+run = worker.run
+
+def interrupted():
+    with worker._stopping._cond:
+        signal.raise_signal(signal.SIGTERM)
+    run()
+
+worker.run = interrupted
+serving.serve(worker, "It works.")
+"""
+
+
+@pytest.mark.parametrize("kind", ["tools", "agents"])
+def test_a_signal_stops_a_worker_whenever_it_comes(kind: str) -> None:
+    """The handler interrupts the main thread, which may hold a lock just then."""
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, kind], timeout=30)
+
+    assert 0 == done.returncode
