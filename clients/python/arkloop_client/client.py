@@ -10,49 +10,15 @@ from urllib.parse import quote
 
 import httpx
 
+from arkloop_client.errors import ArkloopError, error_of, is_passing, not_the_services
 from arkloop_client.types import CreatedRun, Event, Run, Thread, ToolResult
 
 TERMINAL_TYPES = frozenset({"run.completed", "run.failed", "run.cancelled"})
-#: Statuses after which the same request may succeed, with those that Cloudflare has for a server
-#: that it does not reach, or does not hear from; 429 is one only with `Retry-After`.
-_PASSING = frozenset({408, 502, 503, 504, 520, 521, 522, 523, 524, 530})
 #: Transport errors that no repetition mends: a wrong scheme, or a header with a newline.
 _LOCAL = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
-#: Codes of an address that the service does not have, as with a base address that ends in `/v1`.
-_NO_ENDPOINT = frozenset({"http.not_found", "http.method_not_allowed"})
 #: The service sends a ping every 10 s: a stream that is silent for this long is lost.
 SILENCE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 10.0
-
-
-class ArkloopError(Exception):
-    """An error that the service responded with; `code` never changes, the message may.
-
-    Its text has all that the service says: message, details, status and code. `retry_after` are the
-    seconds after which it expects the request again; None: it names none.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        message: str,
-        details: Mapping[str, Any],
-        retry_after: float | None = None,
-    ) -> None:
-        shown = f" {json.dumps(details, ensure_ascii=False)}" if details else ""
-        # A foreign error has no code, and its message says where it comes from.
-        super().__init__(f"{message}{shown} ({status} {code})" if code else message)
-        self.status = status
-        self.code = code
-        self.details = details
-        self.retry_after = retry_after
-        self._message = message
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Return how a copy is made, as in another process: by default of the text alone."""
-        given = (self.status, self.code, self._message, self.details, self.retry_after)
-        return type(self), given, self.__dict__
 
 
 class Arkloop:
@@ -165,7 +131,7 @@ class Arkloop:
             except httpx.TransportError as error:
                 retry.pause(error)
             except ArkloopError as error:
-                if not _is_passing(error):
+                if not is_passing(error):
                     raise
                 retry.pause(error, error.retry_after or 0.0)
             else:
@@ -185,9 +151,9 @@ class Arkloop:
                 raise _AtEnd()
             if response.status_code != 200:
                 response.read()
-                raise _error(response)
+                raise error_of(response)
             if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
-                raise _not_the_services(response, "events")
+                raise not_the_services(response, "events")
             data = ""
             try:
                 for line in _lines(response.iter_bytes()):
@@ -232,9 +198,9 @@ class Arkloop:
                 try:
                     return response.json()
                 except ValueError:
-                    raise _not_the_services(response, "JSON") from None
-            error = _error(response)
-            if not _is_passing(error):
+                    raise not_the_services(response, "JSON") from None
+            error = error_of(response)
+            if not is_passing(error):
                 raise error
             retry.pause(error, error.retry_after or 0.0)
 
@@ -326,57 +292,6 @@ def _encoded(body: Any) -> bytes:
         return json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # a lone surrogate, whose field the service names
         return json.dumps(body).encode()
-
-
-def _is_passing(error: ArkloopError) -> bool:
-    """Return whether the same request may succeed later.
-
-    A 429 without a time is a limit that no waiting lifts, such as a budget that is used up.
-    """
-    if error.status == 429:
-        return error.retry_after is not None
-    return error.status in _PASSING or error.code == "idempotency.in_progress"
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Return the seconds of a `Retry-After`; a proxy's date is as good as 0."""
-    if retry_after is None:
-        return None
-    return float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
-
-
-def _error(response: httpx.Response) -> ArkloopError:
-    retry_after = _seconds(response.headers.get("Retry-After"))
-    try:
-        shown = response.json()
-        code, message = shown["code"], shown["message"]
-        if code in _NO_ENDPOINT:
-            message = f"{message} {response.request.method} {response.request.url}"
-        return ArkloopError(
-            response.status_code,
-            code,
-            message,
-            shown.get("details", {}),
-            retry_after,
-        )
-    except (ValueError, KeyError, TypeError):  # a proxy's own
-        return ArkloopError(response.status_code, "", _foreign_message(response), {}, retry_after)
-
-
-def _foreign_message(response: httpx.Response) -> str:
-    """Return the text of a response that is not the service's, or what is known without one."""
-    location = response.headers.get("Location")
-    if location is None and response.text.strip():
-        return response.text[:1_000]
-    what = "without a text" if location is None else f"and a redirect to {location}"
-    return f"{response.request.url} responded with {response.status_code} {what}."
-
-
-def _not_the_services(response: httpx.Response, expected: str) -> ArkloopError:
-    """Return the error for a success that somebody else reports, such as the page of a hotspot."""
-    what = f"{response.status_code} and no {expected}: the response is not the service's"
-    message = f"{response.request.url} responded with {what}. Check the address."
-    return ArkloopError(response.status_code, "", message, {})
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
