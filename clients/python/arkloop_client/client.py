@@ -1,6 +1,7 @@
 """Requests to the service, repeated where that is safe, and streams that resume."""
 
 import json
+import os
 import random
 import time
 import uuid
@@ -37,13 +38,25 @@ class Arkloop:
         first_pause: float = 0.2,
         http: httpx.Client | None = None,
     ) -> None:
-        # Every run that is followed holds a connection; httpx has 100, for all requests together.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-        self._http = httpx.Client(limits=limits) if http is None else http
+        self._given = http
+        self._own = {} if http is not None else {os.getpid(): _http_client()}
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {_checked(token)}"}
         self._patience = patience
         self._first_pause = first_pause
+
+    @property
+    def _http(self) -> httpx.Client:
+        """Return the caller's client, or that of this process.
+
+        Two processes on one connection would read each other's responses. What a child inherits is
+        neither used nor closed: a stream that is open at the fork stays open at the service until
+        the child has ended, too. There is no lock: a thread that the child lacks could hold it.
+        """
+        if self._given is not None:
+            return self._given
+        process = os.getpid()
+        return self._own.get(process) or self._own.setdefault(process, _http_client())
 
     def close(self) -> None:
         self._http.close()
@@ -261,6 +274,11 @@ class _Retry:
         if time.monotonic() + seconds > self._since + self._patience:
             raise error
         time.sleep(seconds)
+
+
+def _http_client() -> httpx.Client:
+    # Every run that is followed holds a connection; httpx has 100, for all requests together.
+    return httpx.Client(limits=httpx.Limits(max_connections=None, max_keepalive_connections=20))
 
 
 def _path(run_id: str, rest: str = "") -> str:

@@ -1,0 +1,72 @@
+"""`clients/python` with a server that is not the service, which sees each of its connections."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.processes
+
+ROOT = Path(__file__).parents[2]
+#: A program whose child has the client of its parent, as with the pools of `multiprocessing`.
+FORKING = """
+import os, sys
+from arkloop_client import Arkloop
+
+with Arkloop(sys.argv[1], "token") as client:
+    client.get_run("parent")
+    child = os.fork()
+    if child:
+        assert os.waitpid(child, 0)[1] == 0
+    for _ in range(2):
+        client.get_run("parent" if child else "child")
+"""
+
+
+class Keeping(BaseHTTPRequestHandler):
+    """A server that keeps its connections, and notes on which of them a run is asked for."""
+
+    protocol_version = "HTTP/1.1"
+    connections: dict[str, list[int]]
+
+    def do_GET(self) -> None:
+        port = self.client_address[1]
+        self.connections.setdefault(self.path.rpartition("/")[2], []).append(port)
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def keeping_server() -> Iterator[tuple[str, dict[str, list[int]]]]:
+    """Yield the address of a server, and the ports from which each run is asked for."""
+    connections: dict[str, list[int]] = {}
+    handler = type("Handler", (Keeping,), {"connections": connections})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", connections
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_forked_process_has_connections_of_its_own() -> None:
+    """Two processes on one connection would read each other's responses: those of other people."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")}
+    with keeping_server() as (url, connections):
+        command = [sys.executable, "-c", FORKING, url]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+
+    assert 0 == done.returncode, done.stderr
+    [parent], [child] = set(connections["parent"]), set(connections["child"])
+    assert parent != child
+    assert {"parent": 3, "child": 2} == {run: len(used) for run, used in connections.items()}
