@@ -99,6 +99,39 @@ def test_an_error_of_a_proxy_says_what_it_is(
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        '{"kind": "Status", "message": "No endpoints.", "reason": "Forbidden", "code": 403}',
+        '{"code": 16, "message": "Jwt is missing", "details": []}',
+        '{"code": "blocked", "message": null}',
+        '{"code": "blocked"}',
+        '"code, message"',
+        "null",
+    ],
+)
+def test_json_of_another_shape_has_no_code(body: str) -> None:
+    """An error of Kubernetes or of a gRPC gateway is no error of the service: it has its text."""
+    client, _ = _playing(httpx.Response(403, text=body))
+
+    with client, pytest.raises(ArkloopError) as error:
+        client.get_run("run")
+
+    assert ("", {}, body) == (error.value.code, error.value.details, str(error.value))
+
+
+@pytest.mark.parametrize("details", ["[1]", '"text"', "null"])
+def test_details_are_an_object(details: str) -> None:
+    """Details of another kind are left out, since programs look for their fields."""
+    body = f'{{"code": "blocked", "message": "No.", "details": {details}}}'
+    client, _ = _playing(httpx.Response(403, text=body))
+
+    with client, pytest.raises(ArkloopError) as error:
+        client.get_run("run")
+
+    assert ({}, "No. (403 blocked)") == (error.value.details, str(error.value))
+
+
+@pytest.mark.parametrize(
     ("call", "what"), [("get", "200 and no JSON"), ("follow", "200 and no events")]
 )
 def test_a_success_that_is_not_the_services_is_raised_at_once(call: str, what: str) -> None:

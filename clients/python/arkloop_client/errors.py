@@ -62,21 +62,24 @@ def _seconds(retry_after: str | None) -> float | None:
 
 def error_of(response: httpx.Response) -> ArkloopError:
     """Return the error of a response that is no success."""
-    retry_after = _seconds(response.headers.get("Retry-After"))
+    status, retry_after = response.status_code, _seconds(response.headers.get("Retry-After"))
+    shown = _object(response)
+    code, message, details = shown.get("code"), shown.get("message"), shown.get("details")
+    if not isinstance(code, str) or not isinstance(message, str):  # a proxy's own
+        return ArkloopError(status, "", _foreign_message(response), {}, retry_after)
+    if code in _NO_ENDPOINT:
+        message = f"{message} {response.request.method} {response.request.url}"
+    details = details if isinstance(details, dict) else {}
+    return ArkloopError(status, code, message, details, retry_after)
+
+
+def _object(response: httpx.Response) -> dict[str, Any]:
+    """Return the object that the body is, or an empty one."""
     try:
         shown = response.json()
-        code, message = shown["code"], shown["message"]
-        if code in _NO_ENDPOINT:
-            message = f"{message} {response.request.method} {response.request.url}"
-        return ArkloopError(
-            response.status_code,
-            code,
-            message,
-            shown.get("details", {}),
-            retry_after,
-        )
-    except (ValueError, KeyError, TypeError):  # a proxy's own
-        return ArkloopError(response.status_code, "", _foreign_message(response), {}, retry_after)
+    except ValueError:
+        return {}
+    return shown if isinstance(shown, dict) else {}
 
 
 def _foreign_message(response: httpx.Response) -> str:
