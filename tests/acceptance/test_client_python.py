@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -255,7 +256,7 @@ def test_a_token_that_no_header_can_hold_is_refused_without_its_value(token: str
 
 
 def test_an_errors_text_says_what_is_wrong(arkloop: Arkloop, user: Caller) -> None:
-    """A log has details, status and code, and of a wrong address what was asked for."""
+    """A log has details, status, code and trace, and of a wrong address what was asked for."""
     with pytest.raises(ArkloopError) as invalid:
         arkloop.create("Hello", metadata={"a b": "c"})
     with Arkloop(f"{user.url}/v1", user.token) as misled, pytest.raises(ArkloopError) as lost:
@@ -263,15 +264,18 @@ def test_an_errors_text_says_what_is_wrong(arkloop: Arkloop, user: Caller) -> No
 
     details = json.dumps(invalid.value.details)
     assert "metadata.a b" in details
-    assert str(invalid.value).endswith(f" see `details`. {details} (422 validation.error)")
-    where = f"GET {user.url}/v1/v1/runs/run"
-    assert f"No such endpoint. {where} (404 http.not_found)" == str(lost.value)
+    traces = [str(error.value.trace_id) for error in (invalid, lost)]
+    assert all(re.fullmatch("[0-9a-f]{32}", trace) for trace in traces)
+    of_service = f"(422 validation.error, trace {traces[0]})"
+    assert str(invalid.value).endswith(f" see `details`. {details} {of_service}")
+    where = f"GET {user.url}/v1/v1/runs/run (404 http.not_found, trace {traces[1]})"
+    assert f"No such endpoint. {where}" == str(lost.value)
 
 
 @pytest.mark.parametrize("copied", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
 def test_an_error_can_be_copied(copied: Callable[[ArkloopError], ArkloopError]) -> None:
     """An error of another process arrives whole: a pool waits forever for one that cannot."""
-    error = ArkloopError(429, "queue.full", "The queue is full.", {"limit": 5}, 2.0)
+    error = ArkloopError(429, "queue.full", "The queue is full.", {"limit": 5}, 2.0, "4bf9")
     error.add_note("thread 7")
 
     made = copied(error)

@@ -119,6 +119,32 @@ def test_json_of_another_shape_has_no_code(body: str) -> None:
     assert ("", {}, body) == (error.value.code, error.value.details, str(error.value))
 
 
+@pytest.mark.parametrize(
+    ("body", "header", "trace_id"),
+    [
+        ({"code": "internal.error", "message": "No.", "trace_id": "4bf9"}, "a", "4bf9"),
+        ({"code": "internal.error", "message": "No."}, "4bf9", "4bf9"),
+        ({"code": "internal.error", "message": "No.", "trace_id": 5}, None, None),
+        ({"code": "internal.error", "message": "No.", "trace_id": ""}, "4bf9", "4bf9"),
+        ({"code": "internal.error", "message": "No."}, "", None),
+        ({"error": "blocked"}, "4bf9", "4bf9"),
+    ],
+)
+def test_an_error_has_its_trace(
+    body: dict[str, Any], header: str | None, trace_id: str | None
+) -> None:
+    """The id that an operator finds in the logs is that of the body, else that of the header."""
+    headers = {} if header is None else {"X-Trace-Id": header}
+    client, _ = _playing(httpx.Response(500, json=body, headers=headers))
+
+    with client, pytest.raises(ArkloopError) as error:
+        client.get_run("run")
+
+    trace = "" if trace_id is None else f", trace {trace_id}"
+    text = f"No. (500 internal.error{trace})" if "code" in body else '{"error":"blocked"}'
+    assert (trace_id, text) == (error.value.trace_id, str(error.value))
+
+
 @pytest.mark.parametrize("details", ["[1]", '"text"', "null"])
 def test_details_are_an_object(details: str) -> None:
     """Details of another kind are left out, since programs look for their fields."""

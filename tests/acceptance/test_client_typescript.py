@@ -260,6 +260,29 @@ def test_an_errors_message_says_what_is_wrong(
     assert f"No.{more}" == made["thrown"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("body", "header", "trace_id"),
+    [
+        ({"code": "internal.error", "message": "No.", "trace_id": "4bf9"}, "a", "4bf9"),
+        ({"code": "internal.error", "message": "No."}, "4bf9", "4bf9"),
+        ({"code": "internal.error", "message": "No.", "trace_id": 5}, None, None),
+        ({"code": "internal.error", "message": "No.", "trace_id": ""}, "4bf9", "4bf9"),
+        ({"code": "internal.error", "message": "No."}, "", None),
+        ({"error": "blocked"}, "4bf9", "4bf9"),
+    ],
+)
+def test_an_error_has_its_trace(
+    body: dict[str, Any], header: str | None, trace_id: str | None
+) -> None:
+    """The id that an operator finds in the logs is that of the body, else that of the header."""
+    headers = {} if header is None else {"X-Trace-Id": header}
+    made = called("get", {"status": 500, "headers": headers, "body": json.dumps(body)})
+
+    trace = "" if trace_id is None else f", trace {trace_id}"
+    text = f"No. (500 internal.error{trace})" if "code" in body else '{"error": "blocked"}'
+    assert (trace_id, text) == (made["thrown"]["traceId"], made["thrown"]["message"])
+
+
 @pytest.mark.parametrize("body", ['{"error": "blocked"}', '{"code": 403}', "null", "Forbidden"])
 def test_an_error_of_a_proxy_has_its_text(body: str) -> None:
     """JSON of another shape than the service's has no code, and its text is the message."""

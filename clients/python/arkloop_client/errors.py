@@ -16,8 +16,9 @@ _NO_ENDPOINT = frozenset({"http.not_found", "http.method_not_allowed"})
 class ArkloopError(Exception):
     """An error that the service responded with; `code` never changes, the message may.
 
-    Its text has all that the service says: message, details, status and code. `retry_after` are the
-    seconds after which it expects the request again; None: it names none.
+    Its text has all that the service says: message, details, status, code and trace. `retry_after`
+    are the seconds after which it expects the request again, `trace_id` is what its logs call the
+    request; None: it names none.
     """
 
     def __init__(
@@ -27,20 +28,23 @@ class ArkloopError(Exception):
         message: str,
         details: Mapping[str, Any],
         retry_after: float | None = None,
+        trace_id: str | None = None,
     ) -> None:
         shown = f" {json.dumps(details, ensure_ascii=False)}" if details else ""
+        trace = f", trace {trace_id}" if trace_id else ""
         # A foreign error has no code, and its message says where it comes from.
-        super().__init__(f"{message}{shown} ({status} {code})" if code else message)
+        super().__init__(f"{message}{shown} ({status} {code}{trace})" if code else message)
         self.status = status
         self.code = code
         self.details = details
         self.retry_after = retry_after
+        self.trace_id = trace_id
         self._message = message
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return how a copy is made, as in another process: by default of the text alone."""
-        given = (self.status, self.code, self._message, self.details, self.retry_after)
-        return type(self), given, self.__dict__
+        given = (self.status, self.code, self._message, self.details)
+        return type(self), (*given, self.retry_after, self.trace_id), self.__dict__
 
 
 def is_passing(error: ArkloopError) -> bool:
@@ -65,12 +69,15 @@ def error_of(response: httpx.Response) -> ArkloopError:
     status, retry_after = response.status_code, _seconds(response.headers.get("Retry-After"))
     shown = _object(response)
     code, message, details = shown.get("code"), shown.get("message"), shown.get("details")
+    trace_id = shown.get("trace_id")
+    if not isinstance(trace_id, str) or not trace_id:
+        trace_id = response.headers.get("X-Trace-Id") or None
     if not isinstance(code, str) or not isinstance(message, str):  # a proxy's own
-        return ArkloopError(status, "", _foreign_message(response), {}, retry_after)
+        return ArkloopError(status, "", _foreign_message(response), {}, retry_after, trace_id)
     if code in _NO_ENDPOINT:
         message = f"{message} {response.request.method} {response.request.url}"
     details = details if isinstance(details, dict) else {}
-    return ArkloopError(status, code, message, details, retry_after)
+    return ArkloopError(status, code, message, details, retry_after, trace_id)
 
 
 def _object(response: httpx.Response) -> dict[str, Any]:

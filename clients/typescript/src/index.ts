@@ -25,7 +25,7 @@ const LONGEST_PAUSE_MS = 10_000
 
 /**
  * An error that the service responded with; `code` never changes, the message may. It has all that the
- * service says: its text, details, status and code.
+ * service says: its text, details, status, code and trace.
  */
 export class ArkloopError extends Error {
   readonly status: number
@@ -33,6 +33,8 @@ export class ArkloopError extends Error {
   readonly details: Record<string, unknown>
   /** Seconds after which the service expects the request again; null where it names none. */
   readonly retryAfter: number | null
+  /** What the logs of the service call the request; null where it names none. */
+  readonly traceId: string | null
 
   constructor(
     status: number,
@@ -40,15 +42,18 @@ export class ArkloopError extends Error {
     message: string,
     details: Record<string, unknown> = {},
     retryAfter: number | null = null,
+    traceId: string | null = null,
   ) {
     const shown = Object.keys(details).length > 0 ? ` ${JSON.stringify(details)}` : ""
+    const trace = traceId === null ? "" : `, trace ${traceId}`
     // A foreign error has no code, and its message says where it comes from.
-    super(code === "" ? message : `${message}${shown} (${status} ${code})`)
+    super(code === "" ? message : `${message}${shown} (${status} ${code}${trace})`)
     this.name = "ArkloopError"
     this.status = status
     this.code = code
     this.details = details
     this.retryAfter = retryAfter
+    this.traceId = traceId
   }
 }
 
@@ -383,17 +388,19 @@ function notTheServices(response: Response, expected: string, url: string): Arkl
 async function errorOf(response: Response, { method, url }: Prepared): Promise<ArkloopError> {
   const text = await response.text()
   const retryAfter = secondsOf(response.headers.get("Retry-After"))
+  let traceId = response.headers.get("X-Trace-Id") || null
   try {
-    const { code, message, details } = JSON.parse(text)
+    const { code, message, details, trace_id } = JSON.parse(text)
+    if (typeof trace_id === "string" && trace_id !== "") traceId = trace_id
     if (typeof code === "string" && typeof message === "string") {
       const where = NO_ENDPOINT.has(code) ? ` ${method} ${response.url || url}` : ""
-      return new ArkloopError(response.status, code, message + where, details ?? {}, retryAfter)
+      return new ArkloopError(response.status, code, message + where, details ?? {}, retryAfter, traceId)
     }
   } catch {
     // It is not JSON.
   }
   // A proxy's own.
-  return new ArkloopError(response.status, "", foreignMessage(response, text, url), {}, retryAfter)
+  return new ArkloopError(response.status, "", foreignMessage(response, text, url), {}, retryAfter, traceId)
 }
 
 /** Return the text of a response that is not the service's, or what is known without one. */
