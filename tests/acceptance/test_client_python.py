@@ -113,6 +113,21 @@ def test_a_stream_that_is_cut_after_a_silence_is_opened_again(system: System, us
     assert user.events(run_id) == seen
 
 
+def test_a_relay_can_leave_a_run_that_waits(arkloop: Arkloop) -> None:
+    """Control comes back with the service's pings, while the run has no events."""
+    asking = script({"tool": "ask_user", "args": {"question": "Where?"}})
+    run_id = arkloop.create(asking, route_id="scripted")["run_id"]
+    is_waiting = False
+    for event in arkloop.follow(run_id, pings=True):
+        if event is not None:
+            is_waiting = event["type"] == "run.waiting_for_input"
+        elif is_waiting:
+            break
+
+    assert "waiting_for_input" == arkloop.get_run(run_id)["status"]
+    arkloop.cancel(run_id)
+
+
 def test_the_text_is_what_the_run_says(arkloop: Arkloop) -> None:
     """A repeated model call voids what it had streamed, and the text has the rest alone."""
     steps = ({"say": "Almost "}, {"error": "disconnect", "times": 1}, {"say": "there."})

@@ -158,6 +158,22 @@ def test_details_are_an_object(details: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "seen"), [({}, [1, 2]), ({"pings": True}, [None, 1, None, None, 2])]
+)
+def test_pings_are_yielded_if_asked_for(options: dict[str, bool], seen: list[int | None]) -> None:
+    """A relay gets control for each comment of the service, and after a pause between attempts."""
+    headers = {"Content-Type": "text/event-stream"}
+    cut = ': ok\nretry: 1000\ndata: {"seq": 1, "type": "run.started"}\nid: 1\n\n: ping\n'
+    rest = 'data: {"seq": 2, "type": "run.completed"}\nid: 2\n\n'
+    client, _ = _playing(*(httpx.Response(200, headers=headers, text=text) for text in (cut, rest)))
+
+    with client:
+        got = [event and event["seq"] for event in client.follow("run", **options)]
+
+    assert seen == got
+
+
+@pytest.mark.parametrize(
     ("call", "what"), [("get", "200 and no JSON"), ("follow", "200 and no events")]
 )
 def test_a_success_that_is_not_the_services_is_raised_at_once(call: str, what: str) -> None:

@@ -1,5 +1,6 @@
 """The clients that guides show, while a server behind a proxy restarts."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
+from arkloop_client import Arkloop
+from flask import Flask, Response, request
 from playwright.sync_api import Browser, Page
 
 from tests.acceptance.test_browser import needs_chromium
@@ -71,6 +74,25 @@ def test_a_client_in_python_waits_until_it_may_come(user: Caller, status: int) -
 
     assert (True, 0, 0) == (proxy.has_cut, proxy.refused, proxy.early)
     assert user.events(run_id) == seen
+
+
+def test_a_relay_continues_after_the_last_event(user: Caller) -> None:
+    """An EventSource that comes again through a Flask view gets what it has not seen."""
+    run_id = user.run(COUNT)
+    stored = user.events(run_id)
+    app = Flask(__name__)
+    with Arkloop(user.url, user.token) as arkloop:
+        names = {"arkloop": arkloop, "app": app, "json": json}
+        names |= {"Response": Response, "request": request}
+        exec(sample("client-libraries.md", "python", "def relayed("), names)
+        texts = [
+            app.test_client().get(f"/runs/{run_id}/events", headers=headers).text
+            for headers in ({}, {"Last-Event-ID": "5"})
+        ]
+
+    frames = [re.findall(r"^data: (.+)\nid: (\d+)\n\n", text, re.M) for text in texts]
+    whole = [(event, str(event["seq"])) for event in stored]
+    assert [whole, whole[5:]] == [[(json.loads(data), seq) for data, seq in one] for one in frames]
 
 
 def run_in(page: Page, code: str, **given: str) -> None:

@@ -6,7 +6,7 @@ import random
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, overload
 from urllib.parse import quote
 
 import httpx
@@ -121,8 +121,24 @@ class Arkloop:
 
     # ---- events ----
 
-    def follow(self, run_id: str, *, after_seq: int = 0) -> Iterator[Event]:
+    @overload
+    def follow(
+        self, run_id: str, *, after_seq: int = 0, pings: Literal[False] = False
+    ) -> Iterator[Event]: ...
+
+    @overload
+    def follow(
+        self, run_id: str, *, after_seq: int = 0, pings: bool
+    ) -> "Iterator[Event | None]": ...
+
+    def follow(
+        self, run_id: str, *, after_seq: int = 0, pings: bool = False
+    ) -> "Iterator[Event | None]":
         """Yield the events after a number up to the run's end, each once, in order.
+
+        With `pings`, yield None too, where there is no event: for each ping of the service, which
+        sends one every 10 s, and after each pause between attempts. A caller who relays the events
+        notices then that nobody reads them any more.
 
         Raises:
             ArkloopError: the service refuses the request, with 410 if it has lost events.
@@ -132,6 +148,10 @@ class Arkloop:
         while True:
             try:
                 for event in self._events(run_id, after_seq, retry):
+                    if event is None:
+                        if pings:
+                            yield None
+                        continue
                     retry.succeeded()
                     after_seq = event["seq"]
                     yield event
@@ -149,9 +169,11 @@ class Arkloop:
                 retry.pause(error, error.retry_after or 0.0)
             else:
                 retry.pause(httpx.RemoteProtocolError("The stream ended before the run."))
+            if pings:
+                yield None
 
-    def _events(self, run_id: str, after_seq: int, retry: "_Retry") -> Iterator[Event]:
-        """Yield the events of one connection; a frame that was cut is none."""
+    def _events(self, run_id: str, after_seq: int, retry: "_Retry") -> "Iterator[Event | None]":
+        """Yield the events of one connection, and None for a ping; a frame that was cut is none."""
         headers = {**self._headers, "Accept": "text/event-stream"}
         if after_seq:
             headers["Last-Event-ID"] = str(after_seq)  # with it, 204 says that there is no more
@@ -172,6 +194,8 @@ class Arkloop:
                 for line in _lines(response.iter_bytes()):
                     if line.startswith("data:"):
                         data = line[5:]
+                    elif line.startswith(":"):
+                        yield None
                     elif not line and data:
                         yield cast(Event, json.loads(data))
                         data = ""
