@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,9 +42,10 @@ CITY = {
     "required": ["name"],
     "additionalProperties": False,
 }
-#: What the examples of the docs use: a token, and a tool.
+#: What the examples of the docs use: a token, a thread and a tool.
 OF_THE_READER = """\
 declare const token: string
+declare const threadId: string
 declare function locate(args: unknown): { city: string }
 """
 TOOL = {
@@ -341,11 +343,11 @@ def test_the_types_are_current(tmp_path: Path) -> None:
     subprocess.run([*command, *options], check=True, env=environ, capture_output=True)
 
     assert (CLIENT / "src" / "types.ts").read_text() == made.read_text()
-    assert (0, "") == _compiled(CLIENT)
+    assert (0, "") == _compiled(CLIENT, "--noEmit")
 
 
 def test_the_examples_of_the_docs_compile(tmp_path: Path) -> None:
-    """The examples of the guide and of the README fit the types that a caller gets."""
+    """The examples of the guide and of the README fit the types of the built package."""
     examples = [
         example
         for text in (ROOT / "docs" / "how-to" / "client-libraries.md", CLIENT / "README.md")
@@ -353,26 +355,20 @@ def test_the_examples_of_the_docs_compile(tmp_path: Path) -> None:
     ]
     for number, example in enumerate(examples):
         (tmp_path / f"example_{number}.mts").write_text(OF_THE_READER + example)
-    options = {
-        "rootDir": "/",
-        "noEmit": True,
-        "paths": {"@arkloop/client": [str(CLIENT / "src" / "index.ts")]},
-    }
-    settings = {
-        "extends": str(CLIENT / "tsconfig.json"),
-        "compilerOptions": options,
-        "include": ["*.mts"],
-    }
-    (tmp_path / "tsconfig.json").write_text(json.dumps(settings))
+    package = tmp_path / "node_modules" / "@arkloop" / "client"
+    built = _compiled(CLIENT, "--outDir", str(package / "dist"))
+    shutil.copy(CLIENT / "package.json", package)
+    options = {"module": "NodeNext", "strict": True, "types": []}
+    (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": options}))
 
-    assert 3 == len(examples)
-    assert (0, "") == _compiled(tmp_path)
+    assert 4 == len(examples)
+    assert [(0, "")] * 2 == [built, _compiled(tmp_path, "--noEmit")]
 
 
-def _compiled(project: Path) -> tuple[int, str]:
+def _compiled(project: Path, *options: str) -> tuple[int, str]:
     """Return the status and the errors of the compiler."""
     checked = subprocess.run(
-        [str(MODULES / ".bin" / "tsc"), "--noEmit", "-p", str(project)],
+        [str(MODULES / ".bin" / "tsc"), "-p", str(project), *options],
         env={**os.environ, "PATH": f"{NODE.parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,

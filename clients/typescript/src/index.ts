@@ -2,6 +2,8 @@
 
 import type { components } from "./types.ts"
 
+export type { components, paths } from "./types.ts"
+
 type Schemas = components["schemas"]
 export type Event = Schemas["Event"]
 export type Run = Schemas["Run"]
