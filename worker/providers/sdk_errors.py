@@ -114,10 +114,12 @@ _NO_SUCH_MODEL = re.compile(
 )
 #: The codes of the first two.
 _NO_SUCH_MODEL_CODES = ("model_not_found", "model_not_supported")
-#: Groq's code where its model has written a call that cannot be read or does not fit the tool.
-_BAD_CALL = "tool_use_failed"
+#: Groq's codes where its model has written a call, or JSON, that cannot be read or does not fit.
+_BAD_OUTPUT = ("tool_use_failed", "json_validate_failed")
 #: The same in LiteLLM's text, whose code is the status.
-_BAD_CALL_TEXT = re.compile(r'GroqException - \{.*"code": ?"tool_use_failed"', re.DOTALL)
+_BAD_OUTPUT_TEXT = re.compile(
+    rf'GroqException - \{{.*"code": ?"(?:{"|".join(_BAD_OUTPUT)})"', re.DOTALL
+)
 #: Parts of the types and codes of errors inside a stream, in lower case; the first that fits.
 _WORDS = (
     ("rate_limit", "rate_limited"),
@@ -237,7 +239,7 @@ def _status_error(error: Any, api_key: str | None, settings: Mapping[str, Any]) 
     words, param = _words(text, said), said.get("param")
     refused = refused_settings.find(status, param, words, settings)
     message = f"The provider responded with HTTP {status}: {_short(text, api_key)}"
-    if _is_bad_call(text, said):
+    if _is_bad_output(text, said):
         return ProviderError("malformed", message)
     if status < 500 and _is_of_account(error):
         return ProviderError("auth", message)
@@ -273,7 +275,7 @@ def _refused(status: int, headers: Mapping[str, str], message: str) -> ProviderE
 def _error_in_stream(error: Any, api_key: str | None) -> ProviderError:
     text, said = error_bodies.text_of(error), error_bodies.object_of(error)
     message = _short(text, api_key)
-    if _is_bad_call(text, said or {}):
+    if _is_bad_output(text, said or {}):
         return ProviderError("malformed", message)
     if too_large := size_errors.read(text, said):
         return ProviderError("invalid_request", message, too_large=too_large)
@@ -336,9 +338,9 @@ def _words(text: str, said: Mapping[str, Any]) -> str:
     return str(said.get("message") or text)
 
 
-def _is_bad_call(text: str, said: Mapping[str, Any]) -> bool:
-    """Return whether the model's tool call is refused, which its next one may not be."""
-    return said.get("code") == _BAD_CALL or bool(_BAD_CALL_TEXT.search(text))
+def _is_bad_output(text: str, said: Mapping[str, Any]) -> bool:
+    """Return whether the model's call or JSON is refused, which its next one may not be."""
+    return said.get("code") in _BAD_OUTPUT or bool(_BAD_OUTPUT_TEXT.search(text))
 
 
 def _kind_in_stream(codes: list[str] | None) -> tuple[str, bool]:

@@ -23,6 +23,9 @@ NO_MATCH = (
     "tool call validation failed: parameters for tool HassTurnOff did not match schema: errors:"
     " [`/domain`: expected array, but got string]"
 )
+NO_JSON = (
+    "Failed to generate JSON. Please adjust your prompt. See 'failed_generation' for more details."
+)
 XAIS_KEY = (
     "Incorrect API key provided: sk***gA. You can obtain an API key from https://console.x.ai."
 )
@@ -50,6 +53,19 @@ def _body(message: str) -> str:
     failed = '<function=web_search{"query": "Model Not Exist"}</function>'
     error = {"message": message, **GROQS, "failed_generation": failed}
     return json.dumps({"error": error}, separators=(",", ":"))
+
+
+def test_json_that_groq_cannot_read_is_malformed() -> None:
+    """A request with `response_format` is refused like one with tools."""
+    said = {**GROQS, "code": "json_validate_failed", "message": NO_JSON}
+    by_litellm = f"litellm.BadRequestError: GroqException - {json.dumps({'error': said})}"
+    for answer in (
+        refused(NO_JSON, "json_validate_failed"),
+        in_stream("openai", {**said, "status_code": 400}),
+        refused(by_litellm, "400"),
+    ):
+        error = refusal("openai", answer)
+        assert ("provider.malformed", True) == (error.code, error.retryable)
 
 
 def test_a_call_that_groq_cannot_read_is_tried_again() -> None:
