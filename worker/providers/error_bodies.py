@@ -14,6 +14,15 @@ import httpx2
 
 #: All that an SDK says where it has found no message.
 _BARE = re.compile(r"Error code: \d+|An error occurred during streaming")
+_QUOTED = r"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
+#: What OpenRouter, LiteLLM and OpenAI's SDK put in front of the vendor's text or body; patterns.
+_OF_OTHERS = (
+    r"(?:Provider returned error: )?(?:litellm\.\w+: (?:\w+: )?\w+ - )?(?:Error code: \d+ - )?"
+)
+#: The fields before the one that counts; the body is JSON, or that of Python.
+_FIELDS = rf"\{{(?:['\"]\w+['\"]: ?(?:\{{|(?:{_QUOTED}|[\w.-]+), ?))*?"
+BEFORE_TEXT = rf"{_OF_OTHERS}(?:{_FIELDS}['\"](?:message|error)['\"]: ?['\"])?"
+BEFORE_CODE = rf"{_OF_OTHERS}{_FIELDS}['\"]code['\"]: ?['\"]"
 #: Pydantic's text, in Python or JSON: vLLM passes it on, with the whole request as the `input`.
 _OF_PYDANTIC = re.compile(r"""(?<!\\)(\\*+)(['"])loc\1\2: ?[(\[]""")
 _INPUT = re.compile(r"""(['"])input\1: ?(?=['"(\[{])""")

@@ -101,19 +101,21 @@ _MISSING_MODEL = re.compile(
     r"|is not servable in region|is not allowed to use publisher model|vertexai\.allowedmodels",
     re.IGNORECASE,
 )
-#: What LiteLLM puts in front of a vendor's message.
-_OF_LITELLM = r"(?:litellm\.\w+: (?:\w+: )?\w+ - )?"
 #: Beginnings of messages with a 400. Anywhere else, they may be a user's words that are quoted.
-_WRONG_KEY = re.compile(rf"{_OF_LITELLM}incorrect api key provided", re.IGNORECASE)  # xAI
+_WRONG_KEY = re.compile(
+    rf"{error_bodies.BEFORE_TEXT}incorrect api key provided",  # xAI
+    re.IGNORECASE,
+)
+#: The codes of OpenAI and Hugging Face.
+_NO_SUCH_MODEL_CODES = ("model_not_found", "model_not_supported")
 _NO_SUCH_MODEL = re.compile(
-    rf"{_OF_LITELLM}(?:"
+    rf"{error_bodies.BEFORE_CODE}(?:{'|'.join(_NO_SUCH_MODEL_CODES)})['\"]"
+    rf"|{error_bodies.BEFORE_TEXT}(?:"
     r"the requested model '[^']*' (?:does not exist"  # OpenAI
     r"|is not supported by any provider)"  # Hugging Face
     r"|model does not exist\. please check it)",  # SiliconFlow
     re.IGNORECASE,
 )
-#: The codes of the first two.
-_NO_SUCH_MODEL_CODES = ("model_not_found", "model_not_supported")
 #: Groq's codes where its model has written a call, or JSON, that cannot be read or does not fit.
 _BAD_OUTPUT = ("tool_use_failed", "json_validate_failed")
 #: The same in LiteLLM's text, whose code is the status.

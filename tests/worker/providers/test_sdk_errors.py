@@ -76,9 +76,17 @@ def test_a_call_that_groq_cannot_read_is_tried_again() -> None:
     assert (4, 1) == outcome([bad] * 4).calls
 
 
-def xai_refuses(message: str) -> Answer:
-    """Build a 400 in xAI's form, whose `error` is a text."""
-    body = json.dumps({"code": "Client specified an invalid argument", "error": message}).encode()
+XAIS_BODY = {"code": "Client specified an invalid argument", "error": XAIS_KEY}
+
+
+def openrouter_refuses(quoted: dict[str, Any]) -> Answer:
+    """Build OpenRouter's 400 about the body of the vendor behind it."""
+    error = {"message": "Provider returned error", "code": 400}
+    return answers({"error": {**error, "metadata": {"raw": json.dumps(quoted)}}})
+
+
+def answers(said: Any) -> Answer:
+    body = json.dumps(said).encode()
 
     def answer(client: socket.socket) -> None:
         length = f"Content-Length: {len(body)}"
@@ -90,11 +98,14 @@ def xai_refuses(message: str) -> Answer:
 @pytest.mark.parametrize(
     "answer",
     [
-        xai_refuses(XAIS_KEY),
+        answers(XAIS_BODY),
         refused(f"litellm.BadRequestError: XaiException - {XAIS_KEY}", "400"),
+        refused(f"litellm.BadRequestError: XaiException - {json.dumps(XAIS_BODY)}", "400"),
+        refused(f"Error code: 400 - {XAIS_BODY}", "400"),
+        openrouter_refuses(XAIS_BODY),
         in_stream("openai", {"type": "invalid_request_error", "message": XAIS_KEY}),
     ],
-    ids=["xAI", "LiteLLM", "in the stream"],
+    ids=["xAI", "LiteLLM", "JSON in LiteLLM's", "Python's", "OpenRouter", "in the stream"],
 )
 def test_a_key_that_xai_refuses_is_no_fault_of_the_request(answer: Answer) -> None:
     """It is a 400 there: the next route takes over at once."""
@@ -117,12 +128,31 @@ def test_a_key_that_xai_refuses_is_no_fault_of_the_request(answer: Answer) -> No
     ids=["Hugging Face", "OpenAI", "SiliconFlow"],
 )
 def test_a_model_is_missed_with_a_400(message: str, code: Any) -> None:
-    """The next route takes over by the vendor's code or its words, which LiteLLM keeps."""
+    """The next route takes over by the vendor's words, which others quote."""
+    own = {"message": message, "type": None, "param": None, "code": code}
+    body = own if isinstance(code, int) else {"error": own}
+    by_litellm = "litellm.BadRequestError: OpenAIException -"
     for answer in (
         refused(message, code),
-        refused("No such model.", code) if isinstance(code, str) else refused(message, None),
-        refused(f"litellm.BadRequestError: OpenAIException - {message}", "400"),
+        refused(message, None),
+        refused(f"{by_litellm} {message}", "400"),
+        refused(f"{by_litellm} {json.dumps(body, separators=(',', ':'))}", "400"),
+        refused(f"{by_litellm} Error code: 400 - {body}", "400"),
+        refused(f"{by_litellm} {json.dumps(dict(reversed(own.items())))}", "400"),
+        openrouter_refuses(body),
         in_stream("openai", {"type": "invalid_request_error", "code": code, "message": message}),
+    ):
+        error = refusal("openai", answer)
+        assert ("provider.invalid_request", True) == (error.code, error.is_gone)
+
+
+@pytest.mark.parametrize("code", ["model_not_supported", "model_not_found"])
+def test_a_model_is_missed_by_the_vendors_code(code: str) -> None:
+    """The words beside it do not matter."""
+    body = json.dumps({"error": {"message": "No such {model}.", "param": None, "code": code}})
+    for answer in (
+        refused("No such model.", code),
+        refused(f"litellm.BadRequestError: HuggingfaceException - {body}", "400"),
     ):
         error = refusal("openai", answer)
         assert ("provider.invalid_request", True) == (error.code, error.is_gone)
@@ -139,11 +169,19 @@ def test_a_model_is_missed_with_a_400(message: str, code: Any) -> None:
 def test_words_of_a_user_in_a_refusal_decide_nothing(quoted: str) -> None:
     """Such words count at the beginning of the vendor's message alone."""
     message = f"Invalid value for 'messages[0].content': 'Why do I read this? - {quoted}'"
-    error = refusal("openai", refused(message, None))
-
-    assert ("provider.invalid_request", False) == (error.code, error.is_of_route)
+    embedded = f"Invalid value: '{json.dumps({'error': quoted})}'"
+    by_litellm = "litellm.BadRequestError: OpenAIException -"
+    for answer in (
+        refused(message, None),
+        refused(embedded, None),
+        refused(f"{by_litellm} {json.dumps({'message': embedded})}", "400"),
+        refused(f"{by_litellm} {{'message': {embedded!r}}}", "400"),
+        openrouter_refuses({"message": message}),
+    ):
+        error = refusal("openai", answer)
+        assert ("provider.invalid_request", False) == (error.code, error.is_of_route)
 
 
 def test_a_wrong_key_at_xai_is_left_for_the_next_route() -> None:
     """The run is answered by the second provider."""
-    assert (1, 1) == outcome([xai_refuses(XAIS_KEY)]).calls
+    assert (1, 1) == outcome([answers(XAIS_BODY)]).calls
