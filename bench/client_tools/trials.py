@@ -130,7 +130,7 @@ class Bench:
             elif doomed is not None:
                 points.wait_for_death(point, doomed, SECONDS)
             if master is not None and doomed is not None:
-                # Its master has logged by then how it died.
+                # By then its master logs how it died.
                 is_replaced = partial(_has_other_child, master, doomed)
                 points.wait_for(point, is_replaced, SECONDS)
             if point in WORKER_POINTS:

@@ -8,6 +8,7 @@ import pytest
 from bench.client_tools.__main__ import ENVIRON
 from bench.client_tools.trials import UNKNOWN, WEB_POINTS, Bench, Trial
 from bench.service import Service
+from tests.waiting import eventually
 
 CALLS = [f"call_{turn}_{call}" for turn in (1, 2) for call in (1, 2, 3)]
 RESULTS = tuple((id_, "appended" if id_.endswith("_2") else f"of {id_}") for id_ in CALLS)
@@ -56,8 +57,8 @@ def test_the_web_server_dies_at_its_point(point: str, tmp_path: Path) -> None:
     """It is not killed before it has come there."""
     with Service(environ=ENVIRON) as service:
         trials = Bench(service, tmp_path).round(point, 1)
-        log = service.log("web")
+        # What gunicorn's master says of a process that it has not ended itself, by a thread that
+        # writes its lines.
+        eventually(lambda: "was sent SIGKILL" in service.log("web"), seconds=10)
 
     assert [] == [fault for trial in trials for fault in trial.faults]
-    # What gunicorn's master says of a process that it has not ended itself.
-    assert "was sent SIGKILL" in log
