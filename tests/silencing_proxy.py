@@ -16,9 +16,20 @@ class SilencingProxy:
         self.passed = 0  # bytes of the server
         self.silences = 0
         self.url = ""
+        self._until: int | None = None
 
     def silence(self) -> None:
         self.silences += 1
+
+    def silence_after(self, size: int) -> None:
+        """Call `silence` once this many more bytes of the server have passed."""
+        self._until = self.passed + size
+
+    def count(self, size: int) -> None:
+        self.passed += size
+        if self._until is not None and self.passed >= self._until:
+            self._until = None
+            self.silence()
 
 
 class _Handler(socketserver.BaseRequestHandler):
@@ -39,7 +50,7 @@ class _Handler(socketserver.BaseRequestHandler):
                         return
                     elif not is_silent:
                         (server if readable is client else client).sendall(data)
-                        proxy.passed += len(data) if readable is server else 0
+                        proxy.count(len(data) if readable is server else 0)
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 // Files of a message: chosen, dropped or pasted, uploaded before it is sent with them.
-import { ApiError, bodyOf, get, segment, send } from "../lib/api.js"
+import { ApiError, NetworkError, bodyOf, get, segment, send } from "../lib/api.js"
 import { plain } from "../lib/format.js"
 import { html, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { me } from "../lib/session.js"
@@ -176,7 +176,10 @@ export function FileOf({ part }) {
   const save = () => action.run(async () => {
     const response = await send("GET", `files/${segment(id)}/content`)
     const link = document.createElement("a")
-    link.href = URL.createObjectURL(await response.blob())
+    const content = await response.blob().catch(() => {
+      throw new NetworkError()
+    })
+    link.href = URL.createObjectURL(content)
     link.download = data?.name ?? id
     link.click()
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000)

@@ -1,5 +1,6 @@
 // Requests to `/v1`, with the token of the session.
 import { parse } from "./exact.js"
+import { unlessSilent } from "./in_time.js"
 import { SUSPENDED, SignedOut, Suspended } from "./refusals.js"
 import { bearer, me, state } from "./session.js"
 import { store } from "./store.js"
@@ -20,7 +21,7 @@ export class ApiError extends Error {
   }
 }
 
-/** The network, or a proxy, has lost the request or its response. */
+/** The network, or a proxy, has lost the request or its response, or has stopped sending data. */
 export class NetworkError extends Error {
   /** @param {string} [message] */
   constructor(message = "The service cannot be reached.") {
@@ -55,7 +56,7 @@ export async function send(method, path, { body, headers = {}, signal, user = me
     if (me.get() !== user) throw new SignedOut()
     let response
     try {
-      response = await fetch(new URL(path, V1), {
+      response = await unlessSilent(new URL(path, V1), {
         method,
         signal,
         cache: "no-store",
@@ -84,7 +85,7 @@ export async function bodyOf(response, signal) {
   try {
     return parse(await response.text())
   } catch (error) {
-    // The connection was cut within the body; it may look like an orderly end.
+    // The connection was cut, or fell silent, within the body; a cut may look like an orderly end.
     throw signal?.aborted ? error : new NetworkError()
   }
 }
@@ -175,6 +176,21 @@ export async function change(method, path, body, { signal, onRetry, key = crypto
       // Looked at after the pause: timers sleep with the machine.
       if (Date.now() > until) throw isUnsure ? new NetworkError(UNSURE) : error
     }
+  }
+}
+
+/**
+ * Send a change that must not be sent again, such as one that requires a password: a wrong one counts each time.
+ * @param {string} path
+ * @param {unknown} body
+ * @param {string} unsure what to say, after the reason, where the response is lost
+ * @param {AbortSignal} [signal]
+ */
+export async function postOnce(path, body, unsure, signal) {
+  try {
+    return await bodyOf(await send("POST", path, { body, signal }), signal)
+  } catch (error) {
+    throw error instanceof NetworkError ? new NetworkError(`${error.message} ${unsure}`) : error
   }
 }
 

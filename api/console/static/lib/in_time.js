@@ -1,7 +1,10 @@
-// Requests for whose response a whole page waits: a browser waits for a connection that has fallen silent without end.
+// Requests with a limit: a browser waits indefinitely for a connection that has stopped sending data.
 
-/** The service answers these in less, however busy it is. */
+/** The service answers in less, however busy it is; only uploads take longer. */
 const MOST_MS = 30_000
+/** What a slow connection brings in a millisecond, and the longest that a body of unknown length may take. */
+const LEAST_BYTES = 8
+const MOST_BODY_MS = 5 * 60_000
 /**
  * One that changes the cookie has more time: where it is given up, a cookie that arrives later is thrown away, and the one
  * before counts as copied.
@@ -29,4 +32,33 @@ export async function inTime(url, { signal, ...options } = {}, most = MOST_MS) {
     clearTimeout(timer)
     signal?.removeEventListener("abort", stop)
   }
+}
+
+/**
+ * Fetch something of any length; fails if its headers are not there in time, or its body takes longer than on a slow
+ * connection. Streams and uploads have no such limit. Its signal calls off the body, too.
+ * @param {URL} url
+ * @param {RequestInit} options
+ */
+export async function unlessSilent(url, { signal, ...options }) {
+  const control = new AbortController()
+  const stop = () => control.abort(signal?.reason)
+  const giveUp = () => control.abort(new Error("The connection stopped sending data."))
+  if (signal?.aborted) stop()
+  signal?.addEventListener("abort", stop, { once: true })
+  const timer = options.body instanceof FormData ? undefined : setTimeout(giveUp, MOST_MS)
+  try {
+    const response = await fetch(url, { ...options, signal: control.signal })
+    // After the end of the body this changes nothing.
+    if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) setTimeout(giveUp, bodyMs(response))
+    return response
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** Return how long the body of a response may take, in milliseconds. @param {Response} response */
+function bodyMs({ headers }) {
+  const length = headers.get("Content-Length")
+  return length === null ? MOST_BODY_MS : MOST_MS + Number(length) / LEAST_BYTES
 }

@@ -7,6 +7,9 @@ export class SignedOut extends Error {}
 /** The code of errors while the organization is suspended. */
 export const SUSPENDED = "org.suspended"
 
+/** What to say, after the reason, where the response to a new password is lost. */
+export const PASSWORD_UNSURE = "The password may have been changed: try to sign in with the new one."
+
 /** The organization is suspended: the log-in, or the key, is good again once it is resumed. */
 export class Suspended extends Error {}
 

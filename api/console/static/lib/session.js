@@ -5,7 +5,7 @@
 // All tabs share the cookie, and a refresh token that is used twice ends the log-in. So one tab at a
 // time exchanges it, under a lock of the browser, and gives the new access token to the others.
 import { COOKIE_MS, inTime } from "./in_time.js"
-import { Refused, SUSPENDED, SignedOut, Suspended, checkOrg, failure, reason, reasons } from "./refusals.js"
+import { PASSWORD_UNSURE, Refused, SUSPENDED, SignedOut, Suspended, checkOrg, failure, reason, reasons } from "./refusals.js"
 import { store } from "./store.js"
 
 /** @typedef {{kind: "login" | "key", token: string}} Credential */
@@ -233,10 +233,14 @@ export async function join(invitation, values, isKnown, signal) {
 
 /** Set a new password by the token of a link. Returns what is wrong, by field. @param {string} token @param {string} password */
 export async function setPassword(token, password) {
-  const response = await fetch(new URL("password-reset", AUTH), {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token, password }),
-  })
-  return response.ok ? {} : reasons(await response.json(), response)
+  try {
+    const response = await inTime(new URL("password-reset", AUTH), {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token, password }),
+    })
+    return response.ok ? {} : reasons(await response.json(), response)
+  } catch {
+    return { "": `The service cannot be reached. ${PASSWORD_UNSURE}` }
+  }
 }
 
 const WRONG_KEY = "This API key is not valid."
@@ -245,7 +249,7 @@ const WRONG_KEY = "This API key is not valid."
 export async function useKey(key, signal) {
   // A browser sends no other characters in a header, such as the "…" of the list of keys.
   if (!/^[\x21-\x7e]+$/.test(key)) return WRONG_KEY
-  const response = await fetch(new URL("../me", AUTH), { signal, headers: { Authorization: `Bearer ${key}` } })
+  const response = await inTime(new URL("../me", AUTH), { signal, headers: { Authorization: `Bearer ${key}` } })
   if (!response.ok) {
     const found = await response.json()
     const isWrong = response.status === 401 && found.code !== SUSPENDED

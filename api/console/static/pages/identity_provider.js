@@ -1,5 +1,5 @@
 // The identity provider of the org, linked to the user's own account.
-import { send } from "../lib/api.js"
+import { postOnce } from "../lib/api.js"
 import { plain } from "../lib/format.js"
 import { html } from "../lib/html.js"
 import { href } from "../lib/router.js"
@@ -15,9 +15,8 @@ export function Page() {
 
 function LinkProvider() {
   const form = useForm({ password: "" }, async ({ password }, { signal }) => {
-    // Not twice: a wrong password counts each time.
-    const response = await send("POST", "auth/oidc/link", { body: { password, return_to: returnAddress() }, signal })
-    const { authorization_url: url } = await response.json()
+    const body = { password, return_to: returnAddress() }
+    const { authorization_url: url } = await postOnce("auth/oidc/link", body, "Nothing is linked yet: try again.", signal)
     signal?.throwIfAborted()
     leaveFor(me.get()?.org_id ?? "", url)
   })

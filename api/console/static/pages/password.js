@@ -1,6 +1,7 @@
 // The user's own password.
-import { send } from "../lib/api.js"
+import { postOnce } from "../lib/api.js"
 import { html, useState } from "../lib/html.js"
+import { PASSWORD_UNSURE } from "../lib/refusals.js"
 import { href } from "../lib/router.js"
 import { isKey } from "../lib/session.js"
 import { FieldError, FormBox, TextField, useForm } from "../settings/fields.js"
@@ -25,8 +26,7 @@ function ChangePassword() {
 function Fields({ onDone }) {
   const form = useForm(EMPTY, async (values) => {
     if (values.new !== values.again) throw new FieldError("again", "is not the same")
-    // Not twice: a repeated request would have the wrong password.
-    await send("POST", "auth/password", { body: { current: values.current, new: values.new } })
+    await postOnce("auth/password", { current: values.current, new: values.new }, PASSWORD_UNSURE)
     onDone()
   })
   const { values } = form
