@@ -7,8 +7,8 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_losses import say
-from tests.acceptance.test_console_settings import press, signed_in, until_held
+from tests.acceptance.test_console_losses import lose, say, unreachable
+from tests.acceptance.test_console_settings import go, press, signed_in, until_held
 from tests.acceptance.test_files import upload
 from tests.caller import Caller, script
 from tests.clients import PASSWORD
@@ -214,3 +214,26 @@ def test_a_file_whose_first_half_came_is_given_up(
         link.click()
 
     assert_comes(page, page.get_by_role("alert").filter(has_text="The service cannot be reached."))
+
+
+@pytest.mark.parametrize(
+    ("address", "pattern"),
+    [
+        ("/usage?key=team", "**/v1/me/usage/by-metadata*"),
+        ("/personas?publish=1", "**/v1/routes"),
+        ("/audit", "**/v1/orgs/*/members*"),
+    ],
+)
+def test_a_read_that_was_lost_is_offered_again(
+    context: BrowserContext, user: Caller, address: str, pattern: str
+) -> None:
+    """Where a part of a page is missing, the page says so, and reads it again on request."""
+    page = signed_in(context, user, "/keys")
+    lose(context, pattern, unreachable)
+    go(page, address)
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("The service cannot be reached.")
+    with page.expect_response(pattern):
+        press(alert, "Try again")
+
+    expect(alert).to_have_count(0)

@@ -28,6 +28,7 @@ export function Page({ params }) {
           <option value="">Everybody</option>${!isKnown && html`<option value=${filters.actor_user_id}>${filters.actor_user_id}</option>`}
           ${[...names].map(([id, login]) => html`<option key=${id} value=${id}>${login}</option>`)}</select></div>
       </div>
+      <${Problem} error=${members.error} onRetry=${members.reload} />
       <${Listing} list=${list} label="Audit log" id=${(/** @type {any} */ entry) => String(entry.seq)} columns=${columns(names, setOpen)}
         empty=${html`<${Empty} icon="audit" title="No entries"><p>${filters.action || filters.actor_user_id ? "No entry fits these filters." : "Nothing was done yet."}</p></${Empty}>`} />
       ${list.rows !== null && html`<${Chain} />`}
@@ -67,5 +68,5 @@ function Chain() {
   const { data, error, reload } = useRead((signal) => get("audit-logs/head", {}, signal), [])
   return html`<${Section} title="Chain" about="Keep the number and hash of the newest entry elsewhere. The operator checks the chain against them with arkloop audit verify, which names the first entry that is missing or was changed.">
     ${data === null ? html`${error && html`<${Failed} error=${error} onRetry=${reload} />`}`
-      : html`<${Problem} error=${error} /><${Code} label=${`Entry ${data.seq}`} text=${`${data.seq} ${data.hash}`} />`}</${Section}>`
+      : html`<${Problem} error=${error} onRetry=${reload} /><${Code} label=${`Entry ${data.seq}`} text=${`${data.seq} ${data.hash}`} />`}</${Section}>`
 }

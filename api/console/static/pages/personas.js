@@ -8,7 +8,7 @@ import { AreaField, FieldError, FormBox, SelectField, TextField, jsonOf, namesOf
 import { Facts, Failed, Name, Section, Table, isAdmin } from "../settings/parts.js"
 import { Data } from "../ui/json.js"
 import { Icon } from "../ui/icons.js"
-import { Badge, Code, Empty, Head, Loading, Time, useRead } from "../ui/parts.js"
+import { Badge, Code, Empty, Head, Loading, Problem, Time, useRead } from "../ui/parts.js"
 
 /** What the service adds to the fields that were sent. */
 const NOT_SENT = ["id", "key", "version", "source", "created_by_user_id", "created_at", "problems"]
@@ -182,7 +182,8 @@ function Publish({ versions, onDone }) {
   const isOther = !approvers.some(([value]) => value === form.values.approved_by)
   const isGone = form.values.route_id !== "" && !known.some(([id]) => id === form.values.route_id)
   return html`<${Head} title=${from === null ? "New persona" : html`New version of <${Name} text=${from.key} />`} back=${back} />
-    <div class="page page-form"><${FormBox} form=${form} action="Publish" onCancel=${() => { location.hash = back }} isReady=${form.values.key.trim() !== ""}>
+    <div class="page page-form"><${Problem} error=${routes.error} onRetry=${routes.reload} />
+      <${FormBox} form=${form} action="Publish" onCancel=${() => { location.hash = back }} isReady=${form.values.key.trim() !== ""}>
       ${from === null && html`<${TextField} form=${form} name="key" label="Key" required autofocus placeholder="researcher" hint="The name that runs use." />`}
       <${AreaField} form=${form} name="system_prompt" label="Instructions" rows="12" spellcheck=${true} />
       <${SelectField} form=${form} name="route_id" label="Route" options=${[["", "The run's, else the default"], ...known, ...(isGone ? [[form.values.route_id, form.values.route_id]] : [])]} />

@@ -195,7 +195,7 @@ function Values({ period, name, measure }) {
     setWait("")
     return report("me/usage/by-metadata", { ...period, key: name, limit: MOST_VALUES }, signal, setWait)
   }, [])
-  return html`<${Problem} error=${read.error} />
+  return html`<${Problem} error=${read.error} onRetry=${read.reload} />
     <${Wait} why=${wait} />
     ${read.data && html`<${Shares} rows=${read.data} name="value" measure=${measure} none="Without this key" most=${MOST_VALUES} />`}`
 }
