@@ -33,6 +33,8 @@ const idOf = (entry) => (entry.type === "run" ? `run:${entry.run_id}` : `message
 /** Return after how many seconds to load again; null if the service refuses for good. @param {unknown} error */
 export function pauseAfter(error) {
   if (!(error instanceof ApiError)) return 2
+  // The organization may be resumed, or the person signs in again.
+  if (error.status === 401) return 5
   return error.status >= 500 || error.status === 429 ? Math.max(2, error.retryAfter) : null
 }
 

@@ -75,7 +75,11 @@ export async function send(method, path, { body, headers = {}, signal, user = me
     if (LOST.includes(response.status)) throw new NetworkError()
     const found = await response.json().catch(() => ({}))
     // The token of a suspended organization is good again once it is resumed.
-    if (response.status === 401 && attempt === 0 && found.code !== SUSPENDED) continue
+    if (response.status === 401 && found.code !== SUSPENDED) {
+      if (attempt === 0) continue
+      // The service's words are for programs.
+      found.message = "Your session has ended. Sign in again."
+    }
     throw new ApiError(response.status, found, response.headers.get("Retry-After"))
   }
 }

@@ -13,9 +13,9 @@ const MOST_PAUSE_MS = 10_000
  * @property {(cursor: string | null) => string} path the request that continues after a cursor
  * @property {(frame: {id: string, data: string}) => void} onFrame
  * @property {(state: "connecting" | "live" | "offline" | "limited" | "failing" | "ended", why?: string) => void} onState
- *   `why` says which limit is reached, or how the service fails
- * @property {(error: ApiError) => "again" | "stop"} onRefused what to do about a refusal; after a failure of the service
- *   it is asked again
+ *   `why` says which limit is reached, how the service fails, or why nobody has access
+ * @property {(error: ApiError) => "again" | "stop"} onRefused what to do about a refusal; 5xx and 401 responses are retried
+ *   without asking
  * @property {() => boolean} [isEnd] true if a clean end of the response is the end of all
  */
 
@@ -67,17 +67,19 @@ export function follow(cursor, followed) {
       } catch (error) {
         if (isStopped) return
         const isLimited = error instanceof ApiError && error.status === 429
+        // An organization is resumed, and people sign in again.
+        const isPassing = error instanceof ApiError && (error.status >= 500 || error.status === 401)
         if (isLimited) {
           followed.onState("limited", reached(error) || error.message)
           leastPause = 1_000 * error.retryAfter
         } else if (error instanceof SignedOut) {
           followed.onState("offline")
-        } else if (error instanceof ApiError && error.status < 500) {
+        } else if (error instanceof ApiError && !isPassing) {
           if (followed.onRefused(error) === "stop") return
         } else if (error instanceof NetworkError && !navigator.onLine) followed.onState("offline")
         failures += 1
         if (failures > 1 && !isLimited) {
-          if (error instanceof ApiError && error.status >= 500) followed.onState("failing", failureOf(error))
+          if (isPassing) followed.onState("failing", failureOf(error))
           else followed.onState("offline")
         }
       } finally {
@@ -101,5 +103,5 @@ export function follow(cursor, followed) {
   }
 }
 
-/** Return the failure's status, and the trace id for the operator. @param {ApiError} error */
-const failureOf = ({ status, traceId }) => `The service fails (HTTP ${status}${traceId && `, trace ${traceId}`}).`
+/** Return why there is no access, or the failure's status with the trace id for the operator. @param {ApiError} error */
+const failureOf = ({ status, message, traceId }) => status === 401 ? message : `The service fails (HTTP ${status}${traceId && `, trace ${traceId}`}).`

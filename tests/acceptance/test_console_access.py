@@ -1,0 +1,131 @@
+"""The console in a real Chromium while access is refused, and once it is there again."""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from arkloop.shared.accounts import suspensions
+from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_settings import go, press, signed_in
+from tests.caller import Caller
+from tests.clients import PASSWORD
+from tests.system import System
+from tests.waiting import eventually
+
+pytestmark = [
+    pytest.mark.browser,
+    needs_chromium,
+]
+#: A page that is refused tries again within this time, after pauses of up to 15 s.
+AGAIN_MS = 40_000
+
+
+def asking(user: Caller) -> str:
+    """Return a run that waits for an answer."""
+    run_id = user.run({"tool": "ask_user", "args": {"question": "Which?"}}, {"say": "Thanks."})
+    user.until(run_id, "phase", "waiting")
+    return run_id
+
+
+def opened(context: BrowserContext, user: Caller, run_id: str) -> tuple[Page, Page]:
+    """Open the thread and the page of a run that waits for an answer."""
+    thread = signed_in(context, user, f"/threads/{user.get_run(run_id)['thread_id']}")
+    run = context.new_page()
+    run.goto(f"{user.url}/console#/runs/{run_id}")
+    for page in (thread, run):
+        expect(page.locator(".ask")).to_be_visible()
+    expect(run.locator(".events")).to_contain_text("run.waiting_for_input")
+    return thread, run
+
+
+def assert_follow(thread: Page, run: Page) -> None:
+    """Assert that both pages show the end of the run, without a reload."""
+    expect(thread.locator(".run .markdown")).to_have_text(["Thanks."], timeout=AGAIN_MS)
+    expect(run.locator(".events")).to_contain_text("run.completed", timeout=AGAIN_MS)
+    expect(run.locator(".badge").first).to_contain_text("completed", ignore_case=True)
+    for page in (thread, run):
+        expect(page.locator(".ask")).to_have_count(0)
+        expect(page.get_by_role("alert")).to_have_count(0)
+        expect(page.get_by_text("suspended")).to_have_count(0)
+
+
+def test_pages_continue_once_their_org_is_resumed(context: BrowserContext, system: System) -> None:
+    """Both pages say why they stand still meanwhile, and then show what happened since."""
+    user = system.caller()
+    run_id = asking(user)
+    pages = opened(context, user, run_id)
+    with system.connections.transaction() as tx:
+        suspensions.suspend(tx, UUID(user.org_id), "Unpaid bills")
+    for page in pages:
+        status = page.locator("[role=status]").filter(has_text="This organization is suspended")
+        expect(status).to_be_visible(timeout=AGAIN_MS)
+        expect(page.get_by_role("alert")).to_have_count(0)
+    with system.connections.transaction() as tx:
+        suspensions.resume(tx, UUID(user.org_id))
+    eventually(lambda: 200 == user.answer(run_id, "blue").status_code)
+    user.ended(run_id)
+
+    assert_follow(*pages)
+
+
+def is_refused(page: Page, address: str) -> bool:
+    """Open an address, and return whether access to it is refused: a token counts for 5 s more."""
+    go(page, "/keys")
+    expect(page.get_by_role("button", name="Create key")).to_be_visible()
+    go(page, address)
+    expect(page.get_by_role("button", name="Create key")).to_have_count(0)
+    refusal = page.locator("main").get_by_text("This organization is suspended")
+    expect(refusal.or_(page.locator(".ask")).first).to_be_visible()
+    return page.locator(".ask").count() == 0
+
+
+@pytest.mark.parametrize("kind", ["thread", "run"])
+def test_a_page_opened_meanwhile_comes_once_the_org_is_resumed(
+    context: BrowserContext, system: System, kind: str
+) -> None:
+    """A thread or run that was chosen during the suspension is loaded without a reload."""
+    user = system.caller()
+    run_id = asking(user)
+    address = (
+        f"/threads/{user.get_run(run_id)['thread_id']}" if kind == "thread" else f"/runs/{run_id}"
+    )
+    page = signed_in(context, user, "/keys")
+    with system.connections.transaction() as tx:
+        suspensions.suspend(tx, UUID(user.org_id), "Unpaid bills")
+    eventually(lambda: is_refused(page, address))
+    with system.connections.transaction() as tx:
+        suspensions.resume(tx, UUID(user.org_id))
+
+    expect(page.locator(".ask")).to_be_visible(timeout=AGAIN_MS)
+    expect(page.get_by_text("suspended")).to_have_count(0, timeout=AGAIN_MS)
+    user.cancel(run_id)
+
+
+def test_pages_continue_after_signing_in_again(context: BrowserContext, system: System) -> None:
+    """Pages whose log-in ended just after it had begun ask for it, and follow their run."""
+    user = system.caller()
+    run_id = asking(user)
+    # The token stays new.
+    context.clock.set_fixed_time(datetime.now().astimezone())
+    thread, run = opened(context, user, run_id)
+    for session in user.get("/v1/auth/sessions")["items"]:
+        if not session["is_current"]:
+            user.http.delete(f"/v1/auth/sessions/{session['id']}")
+    for page in (thread, run):
+        status = page.locator("[role=status]").filter(has_text="Your session has ended")
+        expect(status).to_be_visible(timeout=AGAIN_MS)
+        expect(page.get_by_text("Bearer")).to_have_count(0)
+    later = datetime.now().astimezone() + timedelta(minutes=1)
+    context.clock.set_fixed_time(later)
+    dialog = thread.get_by_role("dialog", name="Your session has ended")
+    expect(dialog).to_be_visible(timeout=AGAIN_MS)
+    dialog.get_by_label("User name or email").fill(user.login)
+    dialog.get_by_label("Password").fill(PASSWORD)
+    press(dialog, "Sign in")
+    expect(dialog).to_have_count(0)
+    assert user.answer(run_id, "blue").is_success
+    user.ended(run_id)
+
+    assert_follow(thread, run)
