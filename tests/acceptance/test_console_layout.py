@@ -4,13 +4,16 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_settings import IS_WHOLE, go, signed_in
-from tests.caller import Caller
+from tests.acceptance.test_console_settings import IS_WHOLE, go, press, signed_in, until
+from tests.caller import Caller, script
 
 pytestmark = [
     pytest.mark.browser,
     needs_chromium,
 ]
+
+#: The newest words are in view; 120 px are near enough to follow them.
+IS_AT_END = "box => box.scrollHeight - box.scrollTop - box.clientHeight < 120"
 
 
 def assert_within(page: Page, buttons: Locator) -> None:
@@ -22,6 +25,84 @@ def assert_within(page: Page, buttons: Locator) -> None:
         assert 0 <= box["x"], button.inner_text()
         assert size["width"] >= box["x"] + box["width"], button.inner_text()
         assert size["height"] >= box["y"] + box["height"], button.inner_text()
+
+
+#: The box shrinks after the page has scrolled, and before the browser says so.
+SHRINK = """box => {
+  box.scrollTop -= 1
+  box.scrollTop = box.scrollHeight
+  document.querySelector(".composer").style.paddingTop = "300px"
+}"""
+
+
+def test_the_newest_words_are_followed_while_the_composer_grows(
+    context: BrowserContext, user: Caller
+) -> None:
+    """Room that something else takes does not count as scrolling away from the end."""
+    page = signed_in(context, user, f"/threads/{user.thread()}")
+    page.get_by_label("Message", exact=True).fill(script({"count": 900, "delay_ms": 10}))
+    press(page, "Send")
+    until(page, "document.querySelector('.scroll')?.scrollTop > 200")
+    page.locator(".scroll").evaluate(SHRINK)
+    lines = page.locator(".scroll").evaluate("box => box.scrollHeight")
+    until(page, f"document.querySelector('.scroll').scrollHeight > {lines + 100}")
+
+    assert page.locator(".scroll").evaluate(IS_AT_END)
+    page.get_by_role("button", name="Stop").click()
+
+
+@pytest.fixture
+def long_thread(context: BrowserContext, user: Caller) -> Page:
+    """A thread that nobody answers, at its end, with eight lines in the box to write in."""
+    lines = "\n".join(f"line {number}" for number in range(60))
+    page = signed_in(context, user, f"/threads/{user.thread(*[lines] * 6)}")
+    expect(page.locator(".said")).to_have_count(6)
+    until(page, f"({IS_AT_END})(document.querySelector('.scroll'))")
+    page.wait_for_timeout(300)
+    box = page.locator(".scroll")
+    before = box.evaluate("box => box.clientHeight")
+    page.get_by_label("Message", exact=True).fill("\n".join("abcdefgh"))
+    until(page, f"document.querySelector('.scroll').clientHeight < {before - 120}")
+    page.wait_for_timeout(300)
+    return page
+
+
+def test_the_newest_words_stay_in_view_while_a_message_grows(long_thread: Page) -> None:
+    """The lines that people write leave the end where it was, and offer no way to it."""
+    box = long_thread.locator(".scroll")
+    assert box.evaluate("box => box.scrollHeight - box.scrollTop - box.clientHeight < 2")
+    assert not long_thread.locator(".to-end.is-shown").count()
+
+
+def test_people_scroll_up_after_a_message_grew(long_thread: Page) -> None:
+    """The first turn of the wheel counts, and *Home* leads to the first message."""
+    box = long_thread.locator(".scroll")
+    place = box.bounding_box()
+    assert place is not None
+    long_thread.mouse.move(place["x"] + 100, place["y"] + 60)
+    end = box.evaluate("box => box.scrollTop")
+    long_thread.mouse.wheel(0, -600)
+    long_thread.wait_for_timeout(700)
+    assert end - 600 == pytest.approx(box.evaluate("box => box.scrollTop"), abs=2)
+    expect(long_thread.get_by_role("button", name="Latest")).to_be_visible()
+    long_thread.get_by_role("button", name="Latest").click()
+    until(long_thread, f"({IS_AT_END})(document.querySelector('.scroll'))")
+    long_thread.wait_for_timeout(300)
+    box.evaluate("box => box.focus({preventScroll: true})")
+    long_thread.keyboard.press("Home")
+
+    until(long_thread, "document.querySelector('.scroll').scrollTop === 0")
+
+
+def test_a_place_further_up_stays_while_a_message_shrinks(long_thread: Page) -> None:
+    """The room that it returns moves nothing that is read."""
+    box = long_thread.locator(".scroll")
+    box.evaluate("box => { box.scrollTop = 900 }")
+    expect(long_thread.get_by_role("button", name="Latest")).to_be_visible()
+    long_thread.get_by_label("Message", exact=True).fill("")
+    long_thread.wait_for_timeout(300)
+
+    assert 900 == box.evaluate("box => box.scrollTop")
 
 
 @pytest.mark.parametrize("width", [360, 761, 850, 950, 1200])

@@ -174,9 +174,11 @@ function Scroll({ view, onOlder, children }) {
   }
   const [isAway, setAway] = useState(false)
   const older = useAction()
+  const height = useRef(0)
   const onScroll = () => {
     const element = box.current
-    if (element === null) return
+    // The browser reports a scroll some time later: what has taken room since, such as a keyboard, is no scroll.
+    if (element === null || element.clientHeight !== height.current) return
     isAtEnd.current = element.scrollHeight - element.scrollTop - element.clientHeight < NEAR_PX
     setAway(!isAtEnd.current)
   }
@@ -189,8 +191,21 @@ function Scroll({ view, onOlder, children }) {
       // What was read stays where it is when older messages come above it.
       if (place.part.isConnected) element.scrollTop += placeOf(element, place.part) - place.top
       keep(null)
-    } else if (isAtEnd.current) element.scrollTop = element.scrollHeight
+    } else if (isAtEnd.current) {
+      element.scrollTop = element.scrollHeight
+    }
   }, [view])
+  useLayoutEffect(() => {
+    const element = box.current
+    if (element === null) return
+    const observer = new ResizeObserver(() => {
+      height.current = element.clientHeight
+      if (isAtEnd.current) element.scrollTop = element.scrollHeight
+      onScroll()
+    })
+    observer.observe(element)
+    return () => observer.disconnect()
+  }, [])
   const load = () => older.run(async () => {
     const part = box.current?.querySelector(".said, .turn")
     keep(box.current && part ? { part, top: placeOf(box.current, part), older: view.older } : null)
