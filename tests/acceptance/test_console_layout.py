@@ -1,10 +1,13 @@
 """The console in narrow windows of a real Chromium: nothing that people press lies outside."""
 
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import IS_WHOLE, go, press, signed_in, until
+from tests.acceptance.test_files import upload
 from tests.caller import Caller, script
 
 pytestmark = [
@@ -25,6 +28,87 @@ def assert_within(page: Page, buttons: Locator) -> None:
         assert 0 <= box["x"], button.inner_text()
         assert size["width"] >= box["x"] + box["width"], button.inner_text()
         assert size["height"] >= box["y"] + box["height"], button.inner_text()
+
+
+def scroll_down(page: Page) -> None:
+    """Turn the wheel over what is lowest in the window, until nothing moves any more."""
+    size = page.viewport_size
+    assert size is not None
+    page.mouse.move(size["width"] - 60, size["height"] - 24)
+    for _ in range(4):
+        page.mouse.wheel(0, 2_000)
+        page.wait_for_timeout(300)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Files with names like those of a phone's pictures."""
+    made = [tmp_path / f"IMG_20261201_1015{number}.txt" for number in range(10, 26)]
+    for file in made:
+        file.write_text(file.name)
+    return made
+
+
+@pytest.mark.parametrize("address", ["/threads/new", "thread"])
+@pytest.mark.parametrize("content", ["nothing", "files", "lines"])
+@pytest.mark.parametrize(("width", "height"), [(640, 360), (844, 390), (390, 664)])
+def test_a_message_can_be_sent_in_a_low_window(
+    context: BrowserContext,
+    user: Caller,
+    files: list[Path],
+    address: str,
+    content: str,
+    width: int,
+    height: int,
+) -> None:
+    """*Send* is in the window, or is scrolled to, with many files, lines and open choices."""
+    page = signed_in(context, user, "/keys")
+    page.set_viewport_size({"width": width, "height": height})
+    if address == "thread":
+        part = {"type": "file", "file_id": upload(user, b"Hello", "hello.txt")}
+        address = f"/threads/{user.thread([part] * 16)}"
+    go(page, address)
+    box, send = page.get_by_label("Message", exact=True), page.get_by_role("button", name="Send")
+    expect(box).to_be_attached()
+    if content == "files":
+        page.get_by_label("Files", exact=True).set_input_files(files)
+        expect(page.get_by_text("IMG_")).to_have_count(len(files))
+        expect(page.get_by_text("uploading …")).to_have_count(0, timeout=60_000)
+    if content == "lines":
+        box.fill("\n".join(str(number) for number in range(12)))
+    if content == "lines" and address != "/threads/new":
+        press(page, "Change")
+    scroll_down(page)
+
+    assert_within(page, send)
+    place = send.bounding_box()
+    assert place is not None
+    assert height <= place["y"] + place["height"] + 40, "there is nothing below it"
+
+
+@pytest.mark.parametrize(("width", "height"), [(844, 390), (390, 664), (1280, 800)])
+def test_the_newest_words_stay_in_a_low_window(
+    context: BrowserContext, user: Caller, files: list[Path], width: int, height: int
+) -> None:
+    """Files that are attached, and the keyboard of a phone, leave some lines of the answer."""
+    page = signed_in(context, user, "/keys")
+    page.set_viewport_size({"width": width, "height": height})
+    go(page, f"/threads/{user.thread()}")
+    page.get_by_label("Message", exact=True).fill(script({"count": 600, "delay_ms": 10}))
+    press(page, "Send")
+    page.get_by_label("Files", exact=True).set_input_files(files)
+    for low in (height, max(300, height - 330)):
+        page.set_viewport_size({"width": width, "height": low})
+        page.get_by_label("Message", exact=True).focus()
+        lines = page.locator(".scroll").evaluate("box => box.scrollHeight")
+        expect(page.locator(".turn.writing")).to_be_visible()
+        until(page, f"document.querySelector('.scroll').scrollHeight > {lines + 100}")
+        shown = page.locator(".scroll").bounding_box()
+        assert shown is not None
+        assert 100 <= shown["height"]
+        assert low >= shown["y"] + 100
+        assert page.locator(".scroll").evaluate(IS_AT_END)
+    page.get_by_role("button", name="Stop").click()
 
 
 #: The box shrinks after the page has scrolled, and before the browser says so.
