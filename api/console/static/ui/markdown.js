@@ -62,6 +62,8 @@ const asItIs = (text) => html`<pre class="long-text" tabindex="0">${plain(text)}
 function block(token, key, depth) {
   if (depth > MOST_DEPTH) return html`<p key=${key}>${token.raw}</p>`
   const inner = () => inlines(token.tokens ?? [], depth + 1)
+  // What a quotation or an item begins with shares its direction: "auto" leaves out elements that have one of their own.
+  const dir = depth === 0 || key > 0 ? "auto" : undefined
   switch (token.type) {
     case "space":
     case "def":
@@ -73,13 +75,13 @@ function block(token, key, depth) {
     case "code":
       return html`<${Code} key=${key} text=${token.text} lang=${token.lang ?? ""} />`
     case "blockquote":
-      return html`<blockquote key=${key}>${token.tokens.map((/** @type {any} */ one, /** @type {number} */ index) => block(one, index, depth + 1))}</blockquote>`
+      return html`<blockquote key=${key} dir=${dir}>${token.tokens.map((/** @type {any} */ one, /** @type {number} */ index) => block(one, index, depth + 1))}</blockquote>`
     case "hr":
       return html`<hr key=${key} />`
     case "list": {
       const items = token.items.map((/** @type {any} */ item, /** @type {number} */ index) => html`<li key=${index}>
         ${item.tokens.map((/** @type {any} */ one, /** @type {number} */ at) => block(one, at, depth + 1))}</li>`)
-      return token.ordered ? html`<ol key=${key} start=${Number(token.start) || 1}>${items}</ol>` : html`<ul key=${key}>${items}</ul>`
+      return token.ordered ? html`<ol key=${key} dir=${dir} start=${Number(token.start) || 1}>${items}</ol>` : html`<ul key=${key} dir=${dir}>${items}</ul>`
     }
     case "table":
       return html`<div key=${key} class="table-box" tabindex="0" role="group" aria-label="Table"><table>
