@@ -262,6 +262,15 @@ def test_an_errors_message_says_what_is_wrong(
     assert f"No.{more}" == made["thrown"]["message"]
 
 
+@pytest.mark.parametrize("details", [[1], "text", 5, None])
+def test_details_are_an_object(details: Any) -> None:
+    """Details of another kind are left out, since programs look for their fields."""
+    body = json.dumps({"code": "blocked", "message": "No.", "details": details})
+    made = called("get", {"status": 403, "body": body})
+
+    assert ({}, "No. (403 blocked)") == (made["thrown"]["details"], made["thrown"]["message"])
+
+
 @pytest.mark.parametrize(
     ("body", "header", "trace_id"),
     [

@@ -50,6 +50,6 @@ try {
 } catch (thrown) {
   error = thrown
 }
-const { name, code, message, retryAfter, traceId } = error ?? {}
-const thrown = error === null ? null : { name, code, message, retryAfter, traceId, reason: String(error) }
+const { name, code, message, details, retryAfter, traceId } = error ?? {}
+const thrown = error === null ? null : { name, code, message, details, retryAfter, traceId, reason: String(error) }
 console.log(JSON.stringify({ attempts, keys, tokens, ms: performance.now() - begun, seen, thrown }))

@@ -396,7 +396,8 @@ async function errorOf(response: Response, { method, url }: Prepared): Promise<A
     if (typeof trace_id === "string" && trace_id !== "") traceId = trace_id
     if (typeof code === "string" && typeof message === "string") {
       const where = NO_ENDPOINT.has(code) ? ` ${method} ${response.url || url}` : ""
-      return new ArkloopError(response.status, code, message + where, details ?? {}, retryAfter, traceId)
+      const fields = typeof details === "object" && !Array.isArray(details) ? (details ?? {}) : {}
+      return new ArkloopError(response.status, code, message + where, fields, retryAfter, traceId)
     }
   } catch {
     // It is not JSON.
