@@ -196,7 +196,7 @@ def _read() -> AguiRequest:
 
 
 def _start(wanted: AguiRequest, args: Mapping[str, Any]) -> Part:
-    """Do what the request asks for once, however often it is sent with its `runId`."""
+    """Do what the request asks for once, however often it is sent with its `key`."""
     with sent_files.kept_if_used():
         stored = wanted.with_stored_files()
         parts: list[Part] = []
@@ -210,7 +210,7 @@ def _start(wanted: AguiRequest, args: Mapping[str, Any]) -> Part:
             shown = {"waits": part.waits, "pending": part.pending, "connects": part.connects}
             return jsonify(run_id=str(part.run_id), **shown)
 
-        key, essence = f"agui {wanted.run_id}", wanted.essence()
+        key, essence = wanted.key, wanted.essence()
         try:
             made = answered_once(key, essence, make).get_json()
         except SentMeanwhile:

@@ -5,6 +5,8 @@ a client again: only the newest message of the user, or else the results of pend
 beside a reply both. What a client has otherwise is only used to decide what it is shown.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,8 +49,19 @@ class AguiRequest:
     #: True for a client of 0.0.x, which names no version of the protocol.
     is_0_0: bool
 
+    @property
+    def key(self) -> str:
+        """The name of the request: its `runId`, and the interrupts to which it replies.
+
+        Clients may reply under the `runId` of the request that was interrupted.
+        """
+        if not self.resume:
+            return f"agui {self.run_id}"
+        interrupts = json.dumps([entry.interrupt_id for entry in self.resume])
+        return f"agui {self.run_id} {hashlib.sha256(interrupts.encode()).hexdigest()}"
+
     def essence(self) -> Any:
-        """Return what a request with the same `runId` must have in common with this one."""
+        """Return what a request with the same `key` must have in common with this one."""
         resume = [entry.model_dump(mode="json") for entry in self.resume]
         return [self.thread_id, resume, self.results, self.messages[-1:]]
 

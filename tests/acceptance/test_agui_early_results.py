@@ -52,9 +52,13 @@ class Page:
         self.send(*results, resume=[entry], **more)
 
     def repeat(self, payload: Any, *results: str) -> None:
-        """Send the reply behind results of the call to approve, and as one more, as CopilotKit."""
+        """Send the reply behind results of the call to approve, and as one more.
+
+        As CopilotKit does, with the `runId` of the run that was interrupted.
+        """
         [interrupt] = self.said["interrupts"]
-        self.reply(payload, *results, json.dumps(payload), call_id=interrupt["toolCallId"])
+        sent = {"call_id": interrupt["toolCallId"], "runId": self.said["events"][0]["runId"]}
+        self.reply(payload, *results, json.dumps(payload), **sent)
 
     def send(
         self,

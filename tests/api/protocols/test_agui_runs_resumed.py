@@ -40,6 +40,27 @@ def questioning(alice: User, stored: StoredRuns, status: str) -> tuple[UUID, lis
     return run_id, [{"interruptId": str(request_id), "status": status, **payload}]
 
 
+def test_replies_to_a_run_come_with_the_run_id_of_its_message(
+    alice: User, stored: StoredRuns
+) -> None:
+    """CopilotKit sends no others: each reply is a request of its own, and counts once."""
+    send(alice, SAID, run_id="r-1").close()
+    run_id, shown = newest(stored), []
+    for text in ("Rome", "Oslo"):
+        claim = stored.held(run_id)
+        stored.park(replace(claim, last_seq=stored.last_seq(run_id)), request_id := new_id())
+        entry = {"interruptId": str(request_id), "status": "resolved", "payload": text}
+        how = {"run_id": "r-1", "resume": [entry]}
+        shown += [first_cursor(send(alice, SAID, **how)) for _ in range(2)]
+        entry["payload"] = "Bern"
+        refused = events_of(send(alice, SAID, **how))[-1]
+        assert ("RUN_ERROR", "idempotency.conflict") == (refused["type"], refused["code"])
+
+    assert [f"{run_id}.{waits}.1" for waits in (1, 1, 2, 2)] == shown
+    assert f"{run_id}.0.1" == first_cursor(send(alice, SAID, run_id="r-1"))
+    assert [run_id] == all_runs(stored)
+
+
 @BOTH
 def test_a_reply_is_sent_again_though_the_thread_has_other_runs(
     alice: User, stored: StoredRuns, status: str
