@@ -1,5 +1,6 @@
 """A thread as AG-UI shows it: the messages of its runs, and the run that is active."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -109,6 +110,15 @@ def _last_run(entries: Sequence[Entry]) -> Row[Any] | None:
     return None
 
 
+class _Sent(NamedTuple):
+    """A message to an agent: a persona, and the route that the request has named, if any."""
+
+    message_id: str
+    content: str  # as messages are compared
+    persona_key: str
+    route_id: str
+
+
 @dataclass(slots=True)
 class _Round:
     """A user's message, and the entries up to the next one, which are the runs that answer it.
@@ -118,33 +128,38 @@ class _Round:
 
     said: Row[Any] | None
     message_id: str = ""
-    content: str = ""  # as messages are compared
+    content: str = ""
     answers: list[Entry] = field(default_factory=list)
 
-    @property
-    def sent(self) -> list[tuple[str, str, str, str]]:
-        """The message's id, its content, and the agent to which it was sent.
+    def sent(self) -> dict[_Sent, list[Entry]]:
+        """Return the runs of each agent to which the message was sent.
 
-        That is its persona, and the route that the request has named: for a message that did not
-        come by AG-UI, that or none. Nothing where the agent is not known.
+        One that did not come by AG-UI counts as sent with the route of its run, and also as sent
+        without any if all runs of the persona have the same.
         """
-        first = self.answers[0] if self.answers else None
-        if self.said is None or first is None or first.turns is None:
-            return []
-        persona_key, _, _ = first.row.persona_id.partition("@")
-        routes = {first.row.route_id} if DEFAULT_ROUTE not in self.said.metadata else {""}
-        if MESSAGE_ID not in self.said.metadata:
-            routes.add("")
-        return [(self.message_id, self.content, persona_key, route) for route in routes]
+        found: dict[_Sent, list[Entry]] = {}
+        if self.said is None:
+            return found
+        metadata = self.said.metadata
+        for entry in self.answers:
+            if entry.turns is not None:
+                persona_key, _, _ = entry.row.persona_id.partition("@")
+                route_id = "" if DEFAULT_ROUTE in metadata else entry.row.route_id
+                sent = _Sent(self.message_id, self.content, persona_key, route_id)
+                found.setdefault(sent, []).append(entry)
+        if MESSAGE_ID not in metadata:
+            routes = Counter(sent.persona_key for sent in found)
+            for sent in list(found):
+                if routes[sent.persona_key] == 1:
+                    found[sent._replace(route_id="")] = found[sent]
+        return found
 
-    def has_answer(self) -> bool:
-        """Return whether there is one to show, or may be one yet."""
-        return any(
-            entry.turns is None
-            or not RunState(entry.row.state).is_terminal
-            or any(_run_messages(entry))
-            for entry in self.answers
-        )
+
+def _has_answer(answers: Sequence[Entry]) -> bool:
+    """Return whether one of these runs has anything to show, or has not ended."""
+    return any(
+        not RunState(entry.row.state).is_terminal or any(_run_messages(entry)) for entry in answers
+    )
 
 
 def _messages(
@@ -179,8 +194,9 @@ def _messages(
 def _last_answers(entries: Sequence[Entry], digests: Mapping[str, str]) -> Sequence[_Round]:
     """Return the rounds of these entries, the oldest first.
 
-    Those are left out whose message was sent again to the same agent, for another answer: under
-    its id, with its content. Where no other answer came, the earlier one stays.
+    Runs are left out whose message was sent again to the same agent, for another answer: under its
+    id, with its content; and rounds that have no others. Where no other answer came, the earlier
+    one stays.
     """
     rounds = [_Round(None)]
     ids: dict[str, str] = {}  # of messages, by those of their rows, under which they may be shown
@@ -193,12 +209,23 @@ def _last_answers(entries: Sequence[Entry], digests: Mapping[str, str]) -> Seque
             rounds.append(_Round(row, id_, content))
         else:
             rounds[-1].answers.append(entry)
-    last: dict[tuple[str, str, str, str], _Round] = {}
-    for one in rounds:
-        for sent in one.sent:
-            if sent not in last or one.has_answer():
-                last[sent] = one
-    return [one for one in rounds if all(last[sent] is one for sent in one.sent)]
+    answers = [one.sent() for one in rounds]
+    last: dict[_Sent, list[Entry]] = {}
+    for sent, runs in (item for of_round in answers for item in of_round.items()):
+        if sent not in last or _has_answer(runs):
+            last[sent] = runs
+    shown = []
+    for one, of_round in zip(rounds, answers, strict=True):
+        replaced = {
+            entry.row.id
+            for sent, runs in of_round.items()
+            if last[sent] is not runs
+            for entry in runs
+        }
+        one.answers = [entry for entry in one.answers if entry.row.id not in replaced]
+        if one.answers or not replaced:
+            shown.append(one)
+    return shown
 
 
 def _message_id(row: Row[Any]) -> str:

@@ -195,10 +195,14 @@ def answered(
 ) -> UUID:
     """Send a message to an agent, whose run has this answer; returns the run's id."""
     send(alice, said, query=to).close()
-    claim = stored.held(run_id := newest(stored))
+    end(stored, run_id := newest(stored), text)
+    return run_id
+
+
+def end(stored: StoredRuns, run_id: UUID, text: str) -> None:
+    claim = stored.held(run_id)
     stored.write(claim, MessageCompleted(str(new_id()), text, Usage()))
     assert stored.finish(replace(claim, last_seq=stored.last_seq(run_id)))
-    return run_id
 
 
 def contents(alice: User) -> list[Any]:
@@ -289,6 +293,40 @@ def test_the_answer_to_a_message_that_did_not_come_by_agui_is_generated_again(
 
     shown = [first["content"], with_file["content"], "Two", "Hi!", "Three", "Four"]
     assert shown == contents(alice)
+
+
+def answer_by_rest(
+    alice: User, stored: StoredRuns, thread_id: str, text: str, **agent: str
+) -> None:
+    """Let an agent answer the last message of a thread."""
+    assert 201 == alice.post(f"/v1/threads/{thread_id}/runs", agent).status_code
+    end(stored, newest(stored), text)
+
+
+def test_the_answers_of_other_agents_to_one_message_stay(alice: User, stored: StoredRuns) -> None:
+    """By REST each of them has answered it; a page generates one of the answers again."""
+    said = {**HELLO, "id": alice.say(thread_id := alice.thread(external_id="chat-1"), "Hello")}
+    for text, persona in (("One", "assistant"), ("Two", "plain"), ("Three", "assistant")):
+        answer_by_rest(alice, stored, thread_id, text, persona_id=persona)
+    assert ["Hello", "One", "Two", "Three"] == contents(alice)
+    answered(alice, stored, said, "Four")
+    assert ["Hello", "Two", "Four"] == contents(alice)
+    answered(alice, stored, said, "Five", OTHER_AGENT)
+    assert ["Hello", "Four", "Five"] == contents(alice)
+
+
+def test_the_answers_by_other_routes_stay(alice: User, stored: StoredRuns) -> None:
+    """An agent is its persona and its route; a page that names none means neither of two."""
+    said = {**HELLO, "id": alice.say(thread_id := alice.thread(external_id="chat-1"), "Hello")}
+    answer_by_rest(alice, stored, thread_id, "One")
+    route_id = stored.row(newest(stored))["route_id"]
+    answer_by_rest(alice, stored, thread_id, "Two")
+    stored.set(newest(stored), route_id="other")
+
+    answered(alice, stored, said, "Three", f"?route_id={route_id}")
+    assert ["Hello", "Two", "Three"] == contents(alice)
+    answered(alice, stored, said, "Four")
+    assert ["Hello", "Two", "Three", "Four"] == contents(alice)
 
 
 @pytest.mark.parametrize("to", ["", OTHER_AGENT])
