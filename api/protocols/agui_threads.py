@@ -212,7 +212,7 @@ def _last_answers(entries: Sequence[Entry], digests: Mapping[str, str]) -> Seque
     answers = [one.sent() for one in rounds]
     last: dict[_Sent, list[Entry]] = {}
     for sent, runs in (item for of_round in answers for item in of_round.items()):
-        if sent not in last or _has_answer(runs):
+        if sent not in last or _has_answer(runs) or not _has_answer(last[sent]):
             last[sent] = runs
     shown = []
     for one, of_round in zip(rounds, answers, strict=True):

@@ -360,6 +360,20 @@ def test_a_message_that_is_sent_again_behind_others_is_shown_once(
     assert [[LATER["content"], "Hello"]] * 2 == [*shown, contents(alice)]
 
 
+def test_a_message_that_was_never_answered_is_shown_where_it_was_sent_last(
+    alice: User, stored: StoredRuns
+) -> None:
+    """The error with which a connect ends is that of its last run."""
+    shown = []
+    for later in (LATER, {**LATER, "id": "m10", "content": "Well?"}):
+        send(alice, HELLO).close()
+        stored.finish(stored.held(newest(stored)), error=FAILED, state=RunState.FAILED)
+        shown.append(contents(alice))
+        answered(alice, stored, later, "Two")
+
+    assert [["Hello"], [LATER["content"], "Two", "Hello"]] == shown
+
+
 @pytest.mark.parametrize("most", range(1, 7))
 def test_a_part_of_a_thread_has_each_message_once(
     alice: User, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch, most: int
