@@ -91,13 +91,14 @@ def _has_agent(
 ) -> bool:
     """Return whether a run has the persona and the route of a request, or those that it implies.
 
-    A run of the version before the newest has the persona, too, and the route of its version. One
-    of a request that named no route keeps the route that it was given then.
+    A run of the version before the newest has the persona, too, and the route of its version. Where
+    the request named no route, or the message did not come by AG-UI, a request without a route
+    accepts any.
     """
     key, _, _ = run.persona_id.partition("@")
     if (persona_id or actor().persona_id or DEFAULT_PERSONA) not in (run.persona_id, key):
         return False
-    if route_id is None and DEFAULT_ROUTE in run.metadata:
+    if route_id is None and (DEFAULT_ROUTE in run.metadata or MESSAGE_ID not in run.metadata):
         return True
     if route_id is None:
         org_id = actor().org_id

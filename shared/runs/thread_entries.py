@@ -1,6 +1,6 @@
 """The entries of a thread as a conversation: messages of users, and the runs that answer them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -15,8 +15,10 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     String,
+    Uuid,
     and_,
     bindparam,
+    case,
     exists,
     func,
     literal_column,
@@ -26,6 +28,7 @@ from sqlalchemy import (
 )
 
 from arkloop.shared.events.types import RunWaitingForInput
+from arkloop.shared.ids import CANONICAL, parse_id
 from arkloop.shared.runs.places import MAX_MESSAGES
 from arkloop.shared.storage.arrays import is_among
 from arkloop.shared.storage.tables.events import run_events
@@ -117,16 +120,31 @@ _UNENDED = union_all(
     )
 ).subquery()
 _SAID = _round(_UNENDED.c.position, literal_column("-1"), _UNENDED).lateral()
-_RUNS_OF_MESSAGE: Select[Any] = (
+_KEY, _VALUE = bindparam("key", type_=String), bindparam("value", type_=String)
+
+
+def _has_given_id(id_: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return whether this is the id of a message of the thread to which a client gave another."""
+    return exists().where(
+        messages.c.id == case((id_.regexp_match(f"^{CANONICAL.pattern}$"), id_.cast(Uuid))),
+        messages.c.thread_id == bindparam("thread_id"),
+        messages.c.metadata[_KEY].astext.is_not(None),
+    )
+
+
+_GIVEN_ID = _SAID.c.metadata[_KEY].astext
+_MAY_BE_IT = (
+    (_GIVEN_ID == _VALUE)
+    | (_SAID.c.id.cast(String) == _VALUE)
+    | _has_given_id(_GIVEN_ID)
+    | _has_given_id(_VALUE)
+)
+_MAY_ANSWER: Select[Any] = (
     select(
         *(_UNENDED.c.id, _UNENDED.c.persona_id, _UNENDED.c.route_id),
-        *(_SAID.c.content, _SAID.c.parts, _SAID.c.metadata),
+        *(_SAID.c.content, _SAID.c.parts, _SAID.c.metadata, _SAID.c.id.label("message_id")),
     )
-    .join(
-        _SAID,
-        (_SAID.c.metadata[bindparam("key", type_=String)].astext == bindparam("value"))
-        | (_SAID.c.id.cast(String) == bindparam("value")),
-    )
+    .select_from(_UNENDED.join(_SAID, _MAY_BE_IT))
     .order_by(_UNENDED.c.position)
 )
 
@@ -277,11 +295,36 @@ def unended_runs(sql: Connection, thread_id: UUID, key: str, value: str) -> Sequ
     """Return the runs that are to answer the message with this id or this pair of metadata.
 
     They are in their order, are active or wait for their turn, and are not being cancelled. A row
-    has the run's `id`, `persona_id` and `route_id`, and the message's `content`, `parts` and
-    `metadata`. The messages of a run are those of `last_round`.
+    has the run's `id`, `persona_id` and `route_id`, and the message's `content`, `parts`,
+    `metadata` and `message_id`. The messages of a run are those of `last_round`.
+
+    The value of a pair may be the id of an earlier message, and means the same as that one's then.
     """
     given = {"thread_id": thread_id, "key": key, "value": value}
-    return sql.execute(_RUNS_OF_MESSAGE, given).all()
+    rows = sql.execute(_MAY_ANSWER, given).all()
+    ids = {row.message_id: row.metadata.get(key, str(row.message_id)) for row in rows}
+    first = _first_ids(sql, thread_id, key, {value, *ids.values()}) if rows else {}
+    return [row for row in rows if first[ids[row.message_id]] == first[value]]
+
+
+def _first_ids(
+    sql: Connection, thread_id: UUID, key: str, values: Collection[str]
+) -> Mapping[str, str]:
+    """Return, by each of these values, the one of the message that was the first of them all.
+
+    A value that is the id of a message leads to the value of that, which may lead further.
+    """
+    first = {value: value for value in values}
+    given_id = messages.c.metadata[key].astext
+    while ids := {id_ for id_ in map(parse_id, first.values()) if id_ is not None}:
+        query = select(messages.c.id, given_id.label("given_id")).where(
+            messages.c.thread_id == thread_id, is_among(messages.c.id, ids), given_id.is_not(None)
+        )
+        earlier = {str(row.id): row.given_id for row in sql.execute(query)}
+        if not earlier:
+            break
+        first = {value: earlier.get(id_, id_) for value, id_ in first.items()}
+    return first
 
 
 def _of_users(thread_id: UUID) -> Select[Any]:

@@ -8,6 +8,7 @@ from arkloop.api.protocols.agui_requests import MESSAGE_ID
 from arkloop.shared.ids import new_id
 from tests.api.endpoints.made_providers import PATH, made
 from tests.api.protocols.test_agui_runs import LATER, SAID, all_runs, first_cursor, newest, send
+from tests.api.protocols.test_agui_threads import answered, snapshot
 from tests.api.protocols.test_ai_sdk_retries import forget
 from tests.api.protocols.test_responses_repeats_steered import deliver
 from tests.api.protocols.test_sent_files import expiring
@@ -71,6 +72,49 @@ def test_a_message_that_did_not_come_by_agui_is_sent_again(alice: User, stored: 
 
     assert [f"{run_id}.0.1", f"{newest(stored)}.0.1"] == shown
     assert 3 == len(all_runs(stored))
+
+
+def test_a_message_by_rest_is_sent_again_whatever_route_its_run_has(
+    alice: User, stored: StoredRuns
+) -> None:
+    """A page that names no route means the same agent, to which a connect assigns the answer."""
+    route_id = made(alice, f"{PATH}/{made(alice)['id']}/models")["route_id"]
+    said = {**SAID, "id": alice.say(thread_id := alice.thread(external_id="chat-1"), "Hello")}
+    asked = alice.post(f"/v1/threads/{thread_id}/runs", {"route_id": route_id})
+    assert 201 == asked.status_code, asked.text
+    [run_id] = all_runs(stored)
+
+    shown = first_cursor(send(alice, said, tools=[]))
+
+    assert f"{run_id}.0.1" == shown
+    assert [run_id] == all_runs(stored)
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_message_is_sent_again_under_the_other_of_its_ids(
+    alice: User, stored: StoredRuns, is_first: bool
+) -> None:
+    """A page has the one under which it was sent, another page the one that a connect shows.
+
+    A connect shows another one because of a message with other content under the first.
+    """
+    contents = ["Hello", "Bye", "Again"]
+    for content in contents:
+        answered(alice, stored, {**SAID, "content": content}, "One")
+    _, _, second, _, third, _ = snapshot(alice, "chat-1")
+    answered(alice, stored, {**second, "content": "Well?"}, "Two")
+    ids = [SAID["id"], second["id"], third["id"], snapshot(alice, "chat-1")[-2]["id"]]
+    assert 4 == len(set(ids))
+    said = [{**SAID, "content": "Well?", "id": id_} for id_ in ids]
+    if is_first:
+        said.reverse()
+    send(alice, said[0]).close()
+    run_ids = all_runs(stored)
+
+    shown = [first_cursor(send(alice, one)) for one in said]
+
+    assert [f"{run_ids[-1]}.0.1"] * 4 == shown
+    assert run_ids == all_runs(stored)
 
 
 def test_a_message_that_another_has_joined_is_sent_again(alice: User, stored: StoredRuns) -> None:
