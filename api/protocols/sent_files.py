@@ -123,10 +123,15 @@ def digest(data: str) -> str | None:
 
 
 def digests_of(sql: Connection, contents: Iterable[Sequence[Part]]) -> dict[str, str]:
-    """Return the digests of the files to which these contents refer, by their ids."""
-    ids = {UUID(part["file_id"]) for parts in contents for part in parts if "file_id" in part}
+    """Return the digests of the files to which these contents refer, by their ids.
+
+    Stored parts have them; those of other parts are read.
+    """
+    parts = [part for content in contents for part in content if "file_id" in part]
+    digests = {part["file_id"]: part["sha256"] for part in parts if "sha256" in part}
+    ids = {UUID(part["file_id"]) for part in parts if part["file_id"] not in digests}
     found = files.of_ids(sql, actor().org_id, ids) if ids else []
-    return {str(row.id): row.sha256 for row in found}
+    return digests | {str(row.id): row.sha256 for row in found}
 
 
 def discard(file_ids: Collection[UUID]) -> None:

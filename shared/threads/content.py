@@ -1,7 +1,8 @@
 """The content of a message: a text, or a list of parts, some of which refer to files.
 
 A part is `{"type": "text", "text": …}`, or `{"type": "image" | "file"}` with either `file_id` or
-`url`. The thread keeps the list as it was given, and a text that describes it.
+`url`. The thread keeps the list as it was given, with facts about the files, and a text that
+describes it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,9 @@ MAX_FILE_BYTES = 20 * 1024 * 1024
 MAX_TEXT_FILE_BYTES = 1024 * 1024
 
 Part = Mapping[str, Any]
+#: Members of a stored part that the client has not given. The digest is not one of `file`: workers
+#: of the release before refuse members there that they do not know.
+_FACTS = ("file", "sha256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ def described(parts: Sequence[Part]) -> str:
 
 def as_given(stored: Sequence[Part]) -> list[Part]:
     """Return the parts of a message as the client gave them."""
-    return [{name: part[name] for name in part if name != "file"} for part in stored]
+    return [{name: part[name] for name in part if name not in _FACTS} for part in stored]
 
 
 def own_content(message: Row[Any]) -> Content:
@@ -59,7 +63,8 @@ def own_content(message: Row[Any]) -> Content:
 
 
 def stored_parts(sql: Connection, actor: Actor, content: Content) -> list[Part] | None:
-    """Return the parts as they are stored: with `file`, what is known about the file of each.
+    """Return the parts as they are stored: with `file`, what is known about the file of each, and
+    its `sha256`, by which messages are compared after the file is deleted, too.
 
     None where the content is a text.
 
@@ -91,7 +96,7 @@ def stored_parts(sql: Connection, actor: Actor, content: Content) -> list[Part] 
     if problems:
         raise InvalidRequest(**problems)
     return [
-        {**part, "file": _facts(found[wanted[number][1]])} if number in wanted else part
+        {**part, **_facts(found[wanted[number][1]])} if number in wanted else part
         for number, part in enumerate(content.parts)
     ]
 
@@ -123,7 +128,8 @@ def acceptable(
 
 
 def _facts(file: Row[Any]) -> dict[str, Any]:
-    return {"name": file.name, "media_type": file.media_type, "size": file.size}
+    shown = {"name": file.name, "media_type": file.media_type, "size": file.size}
+    return {"file": shown, "sha256": file.sha256}
 
 
 def _problem(kind: str, file: Any) -> str | None:

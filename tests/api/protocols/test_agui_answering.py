@@ -8,7 +8,7 @@ from arkloop.api.protocols.agui_requests import MESSAGE_ID
 from arkloop.shared.ids import new_id
 from tests.api.endpoints.made_providers import PATH, made
 from tests.api.protocols.test_agui_runs import LATER, SAID, all_runs, first_cursor, newest, send
-from tests.api.protocols.test_agui_threads import answered, snapshot
+from tests.api.protocols.test_agui_threads import answered, contents, snapshot
 from tests.api.protocols.test_ai_sdk_retries import forget
 from tests.api.protocols.test_responses_repeats_steered import deliver
 from tests.api.protocols.test_sent_files import expiring
@@ -60,6 +60,19 @@ def test_a_message_with_a_file_is_sent_again(
     assert 1 + len(run_ids) == len(all_runs(stored))
 
 
+def test_a_message_whose_file_was_deleted_is_sent_again(alice: User, stored: StoredRuns) -> None:
+    """The message keeps the digest of its file."""
+    send(alice, WITH_FILE).close()
+    [run_id] = all_runs(stored)
+    [[_, document]] = contents(alice)
+    assert 204 == alice.delete(f"/v1/files/{document['source']['value']}").status_code
+
+    shown = first_cursor(send(alice, WITH_FILE))
+
+    assert f"{run_id}.0.1" == shown
+    assert [run_id] == all_runs(stored)
+
+
 def test_a_message_that_did_not_come_by_agui_is_sent_again(alice: User, stored: StoredRuns) -> None:
     """A page is shown it under the id of its row, which counts in its own thread alone."""
     ids = []
@@ -98,8 +111,7 @@ def test_a_message_is_sent_again_under_the_other_of_its_ids(
 
     A connect shows another one because of a message with other content under the first.
     """
-    contents = ["Hello", "Bye", "Again"]
-    for content in contents:
+    for content in ("Hello", "Bye", "Again"):
         answered(alice, stored, {**SAID, "content": content}, "One")
     _, _, second, _, third, _ = snapshot(alice, "chat-1")
     answered(alice, stored, {**second, "content": "Well?"}, "Two")

@@ -255,9 +255,15 @@ def test_an_answer_stays_if_no_other_one_was_generated(
     assert [LATER["content"], "Two", "Hello", "Thr"] == contents(alice)
 
 
-def test_a_message_with_a_file_is_shown_once(alice: User, stored: StoredRuns) -> None:
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_a_message_with_a_file_is_shown_once(
+    alice: User, stored: StoredRuns, is_deleted: bool
+) -> None:
     """Its base64 is stored anew with each request, for another answer or another agent."""
     answered(alice, stored, SAID, "One")
+    if is_deleted:
+        [[_, document, _], _] = contents(alice)
+        assert 204 == alice.delete(f"/v1/files/{document['source']['value']}").status_code
     answered(alice, stored, SAID, "Two")
     answered(alice, stored, SAID, "Three", OTHER_AGENT)
 
