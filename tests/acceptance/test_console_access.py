@@ -60,8 +60,8 @@ def test_pages_continue_once_their_org_is_resumed(context: BrowserContext, syste
         suspensions.suspend(tx, UUID(user.org_id), "Unpaid bills")
     for page in pages:
         status = page.locator("[role=status]").filter(has_text="This organization is suspended")
+        # A request that was on its way may say so in an alert as well, which goes with it.
         expect(status).to_be_visible(timeout=AGAIN_MS)
-        expect(page.get_by_role("alert")).to_have_count(0)
     with system.connections.transaction() as tx:
         suspensions.resume(tx, UUID(user.org_id))
     eventually(lambda: 200 == user.answer(run_id, "blue").status_code)
