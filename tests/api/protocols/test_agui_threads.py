@@ -310,7 +310,7 @@ def answer_by_rest(
 
 
 def test_the_answers_of_other_agents_to_one_message_stay(alice: User, stored: StoredRuns) -> None:
-    """By REST each of them has answered it; a page generates one of the answers again."""
+    """Each of them has answered it by REST; a page generates one of the answers again."""
     said = {**HELLO, "id": alice.say(thread_id := alice.thread(external_id="chat-1"), "Hello")}
     for text, persona in (("One", "assistant"), ("Two", "plain"), ("Three", "assistant")):
         answer_by_rest(alice, stored, thread_id, text, persona_id=persona)

@@ -13,7 +13,7 @@ const MOST_PAUSE_MS = 10_000
  * @property {(cursor: string | null) => string} path the request that continues after a cursor
  * @property {(frame: {id: string, data: string}) => void} onFrame
  * @property {(state: "connecting" | "live" | "offline" | "limited" | "failing" | "ended", why?: string) => void} onState
- *   `why` says which limit is reached, how the service fails, or why nobody has access
+ *   `why` says which limit is reached, how the service fails, or why there is no access
  * @property {(error: ApiError) => "again" | "stop"} onRefused what to do about a refusal; 5xx and 401 responses are retried
  *   without asking
  * @property {() => boolean} [isEnd] true if a clean end of the response is the end of all
