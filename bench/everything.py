@@ -23,7 +23,7 @@ from bench.conversations import script
 from bench.create import CLIENTS, create
 from bench.figure import Figure, Limit, percentile
 from bench.http_clients import Loop
-from bench.latency import CANCEL_AFTER_SECONDS, Client
+from bench.latency import Client
 from bench.row_security import put_up
 from bench.service import ROOT, Service
 
@@ -128,19 +128,11 @@ class _Side:
         client = self._client
         for thread in client.threads(single, "hello"):
             run = client.start(thread)
-            client.until(lambda run=run: run.follower.ended_at, "the end")  # type: ignore[misc]  # its default has no type
-            run.follower.close()
+            client.finish(run)
             self.first.append(run.first_at["message.delta"] - run.sent_at)
             client.rest()
         for thread in client.threads(single, _STREAMING):
-            run = client.start(thread)
-            client.until(lambda run=run: "message.delta" in run.first_at, "a delta")  # type: ignore[misc]  # its default has no type
-            client.loop.pause(CANCEL_AFTER_SECONDS)
-            cancel = client.call("POST", f"/v1/runs/{run.follower.run_id}:cancel", {})
-            client.until(lambda run=run: run.follower.ended_at, "the end")  # type: ignore[misc]  # its default has no type
-            run.follower.close()
-            assert run.follower.ended_at is not None
-            self.cancelled.append(run.follower.ended_at - cancel.sent_at)
+            self.cancelled.append(client.cancel(thread, "message.delta"))
             client.rest()
 
     def _rest(self) -> None:

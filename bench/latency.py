@@ -48,8 +48,7 @@ def _first_events(client: "Client", raw: RoundTrips, count: int) -> Iterator[Fig
         raw.once()
         bare = client.call("GET", "/healthz")
         run = client.start(thread)
-        client.until(lambda run=run: run.follower.ended_at, "the end")  # type: ignore[misc]  # its default has no type
-        run.follower.close()
+        client.finish(run)
         seen = (run.answered_at, run.first_at["run.started"], run.first_at["message.delta"])
         if number >= WARM_UP:
             times = (bare.seconds, *(at - run.sent_at for at in seen))
@@ -78,18 +77,10 @@ def _cancel(client: "Client", raw: RoundTrips, name: str, content: str, count: i
     raw.event_seconds.clear()
     for number, thread in enumerate(client.threads(WARM_UP + count, content)):
         raw.once()
-        run = client.start(thread)
         # The model of the silent one has been asked; that of the other has begun to speak.
-        wanted = "message.delta" if "count" in content else "run.started"
-        client.until(lambda run=run, wanted=wanted: wanted in run.first_at, wanted)  # type: ignore[misc]  # its default has no type
-        client.loop.pause(CANCEL_AFTER_SECONDS)
-        cancel = client.call("POST", f"/v1/runs/{run.follower.run_id}:cancel", {})
-        client.until(lambda run=run: run.follower.ended_at, "the end")  # type: ignore[misc]  # its default has no type
-        run.follower.close()
-        assert run.follower.end == "run.cancelled", run.follower.end
-        assert run.follower.ended_at is not None
+        waited = client.cancel(thread, "message.delta" if "count" in content else "run.started")
         if number >= WARM_UP:
-            seconds.append(run.follower.ended_at - cancel.sent_at)
+            seconds.append(waited)
         client.rest()
     return Figure(
         name=f"idle: cancel of {name} → run.cancelled",
@@ -169,6 +160,25 @@ class Client:
         run_id = json.loads(answer.body)["run_id"]
         follower = Follower(self.loop, self._target, run_id, on_data=note)
         return _Run(follower, answer.sent_at, answer.answered_at, first_at)
+
+    def finish(self, run: _Run) -> None:
+        """Follow a run to its end."""
+        self.until(lambda: run.follower.ended_at, "the end")
+        run.follower.close()
+
+    def cancel(self, thread: str, wanted: str) -> float:
+        """Start a run and cancel it shortly after its first event of the wanted type.
+
+        Returns the seconds from the cancel until the client of the stream has its last event.
+        """
+        run = self.start(thread)
+        self.until(lambda: wanted in run.first_at, wanted)
+        self.loop.pause(CANCEL_AFTER_SECONDS)
+        cancel = self.call("POST", f"/v1/runs/{run.follower.run_id}:cancel", {})
+        self.finish(run)
+        assert run.follower.end == "run.cancelled", run.follower.end
+        assert run.follower.ended_at is not None
+        return run.follower.ended_at - cancel.sent_at
 
     def until(self, done: Callable[[], object], what: str) -> None:
         self.loop.until(done, _PATIENCE_SECONDS, what)
