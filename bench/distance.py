@@ -75,8 +75,7 @@ def _latencies(service: Service, samples: int) -> dict[str, list[float]]:
 
     for number, thread in enumerate(client.threads(_WARM_UP + samples, "hello")):
         run = client.start(thread)
-        client.until(lambda run=run: run.follower.ended_at, "the end")  # type: ignore[misc]  # its default has no type
-        run.follower.close()
+        client.finish(run)
         ended = run.follower.ended_at
         assert ended is not None
         if number >= _WARM_UP:
@@ -93,8 +92,7 @@ def _latencies(service: Service, samples: int) -> dict[str, list[float]]:
         client.until(lambda run=run: "message.delta" in run.first_at, "a delta")  # type: ignore[misc]  # its default has no type
         client.loop.pause(CANCEL_AFTER_SECONDS)
         cancel = client.call("POST", f"/v1/runs/{run.follower.run_id}:cancel", {})
-        client.until(lambda run=run: run.follower.ended_at, "the end")  # type: ignore[misc]  # its default has no type
-        run.follower.close()
+        client.finish(run)
         ended = run.follower.ended_at
         assert ended is not None
         if number >= _WARM_UP:
