@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import httpcore2
 
+from arkloop.shared import time_limits
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import CheckedBackend, tls_failure
 from arkloop.shared.security.egress import CheckedUrl, Policy
@@ -149,13 +150,10 @@ def _exchange(
             return NotSent(message, may_pass=may_pass)
         return Lost(LATE if late.is_set() else BROKEN, status)
 
-    # A server can stay busy below every time-out of a single read; this ends all of them.
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
     response: Response | None = None
     is_whole = False
-    with aborting(cut):
-        timer.start()
+    # A server can stay busy below every time-out of a single read; the limit ends all of them.
+    with aborting(cut), time_limits.limited(seconds, give_up):
         try:
             attempts = connection.backend.attempts
             try:
@@ -185,7 +183,6 @@ def _exchange(
         except (httpcore2.ProtocolError, httpcore2.NetworkError):
             raise Lost(LATE if late.is_set() else BROKEN, status) from None
         finally:
-            timer.cancel()
             is_good = is_whole and response is not None and response.is_success
             if kept and is_good and connection.can_be_kept:
                 kept.give_back(target.origin, connection)

@@ -11,6 +11,7 @@ from urllib.parse import urljoin
 import httpcore2
 from pydantic import Field
 
+from arkloop.shared import time_limits
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import CheckedBackend, ssl_context, tls_failure
 from arkloop.shared.security.egress import CheckedUrl, Policy
@@ -53,11 +54,8 @@ def http_fetch(
         late.set()
         backend.cut()
 
-    # A server can stay busy below every time-out of a single read; this ends all of them.
-    timer = threading.Timer(MAX_SECONDS, give_up)
-    timer.daemon = True
-    with context.aborting(backend.cut):
-        timer.start()
+    # A server can stay busy below every time-out of a single read; the limit ends all of them.
+    with context.aborting(backend.cut), time_limits.limited(MAX_SECONDS, give_up):
         try:
             content = _fetched(url, info.egress, backend)
         except egress.Refused as error:
@@ -69,7 +67,6 @@ def http_fetch(
                 raise ToolFailed(f"The server did not finish within {MAX_SECONDS:g} s.") from None
             raise ToolFailed(_reason(error)) from None
         finally:
-            timer.cancel()
             backend.cut()
     # To a reader, a body of no stated length that was cut is just over.
     if late.is_set():
