@@ -213,14 +213,15 @@ def _response(
         "Connection": "keep-alive" if is_kept else "close",
     }
     sent.update(headers.items())
-    with connection.pool.stream(
+    url = httpcore2.URL(
+        scheme=target.scheme.encode(),
+        host=target.host.encode(),
+        port=target.port,
+        target=path.encode(),
+    )
+    with connection.http(url.origin).stream(
         method,
-        httpcore2.URL(
-            scheme=target.scheme.encode(),
-            host=target.host.encode(),
-            port=target.port,
-            target=path.encode(),
-        ),
+        url,
         headers=sent,
         content=body or None,
         extensions={"timeout": timeout},

@@ -39,15 +39,20 @@ class Connection:
     backend: CheckedBackend
     opened_at: float = field(default_factory=time.monotonic)
     used_at: float = 0.0
-    pool: httpcore2.ConnectionPool = field(init=False)
+    _http: httpcore2.HTTPConnection | None = None
 
-    def __post_init__(self) -> None:
-        self.pool = httpcore2.ConnectionPool(
-            ssl_context=ssl_context(),
-            max_connections=1,
-            keepalive_expiry=IDLE_SECONDS,
-            network_backend=self.backend,
-        )
+    def http(self, origin: httpcore2.Origin) -> httpcore2.HTTPConnection:
+        """Return one that can take a request to the origin: the open one, unless it is closed."""
+        if self._http is None or self._http.has_expired() or not self._http.is_available():
+            if self._http is not None:
+                self._http.close()
+            self._http = httpcore2.HTTPConnection(
+                origin,
+                ssl_context=ssl_context(),
+                keepalive_expiry=IDLE_SECONDS,
+                network_backend=self.backend,
+            )
+        return self._http
 
     @property
     def can_be_kept(self) -> bool:
@@ -55,16 +60,16 @@ class Connection:
         204.
         """
         # httpcore2 has no name of its own for what was read; the version is fixed.
-        inner: Any = [getattr(one, "_connection", None) for one in self.pool.connections]
-        states = [one._h11_state for one in inner if one is not None]
-        return bool(states) and not any(state.trailing_data[0] for state in states)
+        inner: Any = None if self._http is None else self._http._connection
+        return inner is not None and inner.is_idle() and not inner._h11_state.trailing_data[0]
 
     def may_be_used(self, now: float) -> bool:
         """Return whether it was opened, and used, a short time ago."""
         return now - self.opened_at < MOST_SECONDS and now - self.used_at < IDLE_SECONDS
 
     def close(self) -> None:
-        self.pool.close()
+        if self._http is not None:
+            self._http.close()
         self.backend.cut()
 
 
