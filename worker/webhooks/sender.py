@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 from uuid import UUID
@@ -21,6 +21,7 @@ from arkloop.shared import fault_points, metrics
 from arkloop.shared.background_loop import BackgroundLoop
 from arkloop.shared.delivery import deliveries, endpoints, messages
 from arkloop.shared.delivery.deliveries import Attempt
+from arkloop.shared.errors import Unavailable
 from arkloop.shared.security import exchange
 from arkloop.shared.security.egress import Policy
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey
@@ -28,12 +29,11 @@ from arkloop.shared.security.exchange import Lost, NotSent
 from arkloop.shared.security.kept_connections import KeptConnections
 from arkloop.shared.security.signatures import signed_headers
 from arkloop.shared.storage.connections import Connections
-from arkloop.shared.storage.group_commit import GroupCommit
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-#: While attempts are in progress: what ends, or becomes due, meanwhile shares a look.
+#: While attempts are in progress: what ends, or becomes due, meanwhile shares a statement.
 GATHER_SECONDS = 0.005
 #: How old the knowledge may be of who has endpoints.
 ORGS_SECONDS = 2.0
@@ -54,16 +54,21 @@ class WebhookSender:
         self._connections = connections
         self._policy = Policy.of(connections.settings.allowed_networks)
         self._kept = KeptConnections(self._policy)
-        self._record = GroupCommit(self._record_together)
         self._stopped = stopped
         self._woken = threading.Event()
         self._lock = threading.Lock()
         self._busy: Counter[UUID] = Counter()  # attempts in progress, by endpoint
+        self._results: list[tuple[Row[Any], Attempt]] = []  # to be recorded
+        self._has_results = threading.Event()
+        self._unrecorded = 0  # attempts in progress, and results
         self._endpoints: Mapping[UUID, int] | None = {}  # by org
         self._endpoints_read_at = float("-inf")
         self._begun_at = float("-inf")
         self._begins_none = threading.Event()
+        self._is_over = threading.Event()
         BackgroundLoop("webhooks", self._step, seconds=0.0, stopped=stopped, after=self._end)
+        # By itself: what one record waits for must not keep all other messages waiting.
+        BackgroundLoop("webhook-results", self._record, seconds=0.0, stopped=self._is_over)
 
     def wake(self, org_id: UUID) -> None:
         """Look at once if the org, of which a run has ended or waits, has endpoints."""
@@ -78,7 +83,7 @@ class WebhookSender:
         return 1 if self._endpoints is None else self._endpoints.get(org_id, 0)
 
     def wait_until_ended(self) -> None:
-        """Return once it has stopped and no attempt is in progress.
+        """Return once it has stopped, and all attempts are over and recorded.
 
         An attempt that takes longer than its time, or than `MAX_END_SECONDS`, is not waited for:
         another process repeats it when its lease is over.
@@ -87,7 +92,7 @@ class WebhookSender:
         self._begins_none.wait(RECORD_SECONDS)
         seconds = min(self._connections.settings.webhook_timeout_seconds, MAX_END_SECONDS)
         deadline = self._begun_at + seconds + RECORD_SECONDS
-        while self._in_progress() and time.monotonic() < deadline:
+        while self._unrecorded and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def _end(self) -> None:
@@ -122,25 +127,30 @@ class WebhookSender:
             )
         with self._lock:
             self._busy.update(row.endpoint_id for row in claimed)
+            self._unrecorded += len(claimed)
             self._begun_at = time.monotonic()
         for row in claimed:
             threading.Thread(target=self._attempt, args=(row,), name="webhook", daemon=True).start()
 
     def _attempt(self, row: Row[Any]) -> None:
+        attempt: Attempt | None = None
         try:
             attempt = self._sent(row)
             status = attempt.response_status
             metrics.WEBHOOK_ATTEMPTS.add(1, f"{status // 100}xx" if status else "lost")
             fault_points.reach("worker.webhook_sent")
-            self._record(attempt)
         except Exception:  # the lease ends, and the attempt is repeated
             log.exception("delivering %s failed", row.id, extra=_subject(row))
         finally:
             with self._lock:
                 self._busy[row.endpoint_id] -= 1
                 self._busy += Counter()  # without those at 0
-        # The next event of the run may be due now.
-        self._woken.set()
+                if attempt is None:
+                    self._unrecorded -= 1
+                else:
+                    self._results.append((row, attempt))
+            self._has_results.set()
+            self._woken.set()
 
     def _sent(self, row: Row[Any]) -> Attempt:
         settings = self._connections.settings
@@ -173,10 +183,42 @@ class WebhookSender:
             return Attempt(row.id, row.attempts, row.url, lost.status)
         return Attempt(row.id, row.attempts, row.url, response.status)
 
-    def _record_together(self, attempts: Any) -> list[None]:
-        with self._connections.statement() as tx:
-            deliveries.record(tx, attempts)
-        return [None] * len(attempts)
+    def _record(self) -> None:
+        """Record the attempts that have ended: the next event of their run may be due then."""
+        if self._has_results.wait(LOOK_SECONDS):
+            time.sleep(GATHER_SECONDS)
+        self._has_results.clear()
+        with self._lock:
+            results, self._results = self._results, []
+        if results:
+            self._write(results)
+            with self._lock:
+                self._unrecorded -= len(results)
+            self._woken.set()
+        if self._begins_none.is_set() and not self._unrecorded:
+            self._is_over.set()
+
+    def _write(self, results: Sequence[tuple[Row[Any], Attempt]]) -> None:
+        """Write results; one that Postgres refuses takes no other along, and is given up: its
+        attempt is repeated when its lease is over.
+
+        Raises:
+            Unavailable: they are kept for the next time.
+        """
+        try:
+            with self._connections.statement() as tx:
+                deliveries.record(tx, [attempt for _, attempt in results])
+        except Unavailable:
+            with self._lock:
+                self._results = [*results, *self._results]
+            raise
+        except Exception:
+            if len(results) > 1:
+                for one in results:
+                    self._write([one])
+                return
+            [(row, _)] = results
+            log.exception("recording an attempt of %s failed", row.id, extra=_subject(row))
 
 
 def _subject(row: Row[Any]) -> dict[str, str]:

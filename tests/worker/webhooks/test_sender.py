@@ -261,10 +261,12 @@ def test_a_sender_that_stops_closes_its_connections(connections: Connections) ->
     eventually(lambda: connection.backend.is_cut, seconds=IDLE_SECONDS / 2)
 
 
-def test_attempts_that_end_together_share_a_claim(
+def test_attempts_that_end_together_share_their_statements(
     connections: Connections, receiver: ToolReceiver, hook: Made, alice: User
 ) -> None:
-    """Each claim takes several of the messages that are due for a receiver."""
+    """Each claim takes several of the messages that are due for a receiver, and what comes of them
+    is recorded together.
+    """
     made = hook(receiver.url)
     with noted(connections) as statements:
         with connections.transaction() as tx:
@@ -273,7 +275,9 @@ def test_attempts_that_end_together_share_a_claim(
             made.tried(UUID(str(one)))
 
     claims = [sql for sql, _ in statements if "make_interval(secs => %(lease_seconds)s)" in sql]
+    records = [sql for sql, _ in statements if "%(are_delivered)s" in sql]
     assert len(claims) < 30  # 40 if each pair of ends had one
+    assert 0 < len(records) < 30
 
 
 @pytest.mark.parametrize(("status", "state"), [(200, "delivered"), (500, "pending")])
