@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _MILLION = Decimal(1_000_000)
 #: Where the SDKs connect to when a route names no server.
 VENDOR_URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
+_SATURDAY = 5  # as `weekday` counts
 #: Charged besides what `Usage` counts, on every call.
 _NOT_BY_TOKEN = ("requests_kcount", "output_reasoning_mtok", "output_citation_mtok")
 
@@ -42,7 +43,7 @@ class Tier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hours:
-    """The prices of a part of each day, from `start` up to `end` in UTC, also over midnight."""
+    """The prices of a part of each weekday, from `start` up to `end` in UTC, also over midnight."""
 
     start: time
     end: time
@@ -59,7 +60,8 @@ class Prices:
     """Cache reads and writes are part of the input tokens, and billed at their own prices.
 
     The highest of `tiers` that a call gets into replaces all prices; so do `hours` that contain
-    the time at which the call ends.
+    the time at which the call ends, from Monday to Friday. The library has no days for them;
+    only DeepSeek has such hours (https://api-docs.deepseek.com/quick_start/pricing).
     """
 
     input: Decimal = Decimal(0)
@@ -92,8 +94,10 @@ class Prices:
 
         A sum of several calls has no tier and no hour.
         """
-        clock = (at or datetime.now(UTC)).astimezone(UTC).time()
-        in_force = next((h.prices for h in self.hours if h.contains(clock)), self)
+        end = (at or datetime.now(UTC)).astimezone(UTC)
+        # In UTC: DeepSeek's hours are on the same day there as in Beijing.
+        hours = self.hours if end.weekday() < _SATURDAY else ()
+        in_force = next((h.prices for h in hours if h.contains(end.time())), self)
         prices = in_force._reached(usage.input_tokens)[-1]
         fresh = usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens
         total = (

@@ -194,13 +194,13 @@ def test_costs_are_those_that_the_library_finds() -> None:
     from genai_prices import calc_price
     from genai_prices.data_snapshot import get_snapshot
 
-    compared = 0
+    compared, day = 0, datetime(2026, 11, 26, 0, 30, tzinfo=UTC)  # a Thursday
     for vendor in get_snapshot().providers:
         if vendor.id not in ("openai", "anthropic", "deepseek", "x-ai", "moonshotai"):
             continue
         url = URLS.get(vendor.id)
         for model in vendor.models:
-            prices = known(vendor.id, model.id, url)
+            prices = known(vendor.id, model.id, url, day.date())
             if prices is None:
                 continue
             for tokens in (1_000, 250_000, 300_000):
@@ -213,7 +213,7 @@ def test_costs_are_those_that_the_library_finds() -> None:
                     "cache_write_1h_tokens": written // 2 if prices.cache_write_1h else 0,
                 }
                 for hour in range(0, 24, 3 if prices.hours else 24):
-                    at = datetime.now(UTC).replace(hour=hour, minute=30)
+                    at = day.replace(hour=hour)
                     theirs = calc_price(
                         TheirUsage(**counts),
                         model.id,
@@ -239,6 +239,30 @@ def test_prices_may_depend_on_the_hour() -> None:
     assert peak == [hour for hour, cost in enumerate(by_hour) if cost == Decimal("1.32")]
     assert {Decimal("0.66"), Decimal("1.32")} == set(by_hour)
     assert (Decimal("0.66"), Decimal("1.32")) == (prices.input, prices.at_most(million))
+
+
+@pytest.mark.parametrize(
+    ("day", "peak"),
+    [
+        (27, [1, 2, 3, 6, 7, 8, 9]),  # Friday
+        (28, []),
+        (29, []),
+        (30, [1, 2, 3, 6, 7, 8, 9]),
+    ],
+)
+def test_weekends_have_one_price(day: int, peak: list[int]) -> None:
+    """Saturdays and Sundays are cheap all day: https://api-docs.deepseek.com/quick_start/pricing."""
+    prices = known("openai", "deepseek-flash", "https://api.deepseek.com", date(2026, 11, 28))
+    assert prices is not None
+    used = Usage(input_tokens=1_000_000, output_tokens=100_000)
+
+    by_hour = [
+        prices.cost(used, datetime(2026, 11, day, hour, 30, tzinfo=UTC)) for hour in range(24)
+    ]
+
+    assert peak == [hour for hour, cost in enumerate(by_hour) if cost == Decimal("0.42")]
+    assert {Decimal("0.21")} == {cost for hour, cost in enumerate(by_hour) if hour not in peak}
+    assert Decimal("0.42") == prices.at_most(used)
 
 
 def test_prices_may_end_on_a_day() -> None:

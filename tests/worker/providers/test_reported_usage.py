@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -312,10 +312,9 @@ def test_a_call_costs_what_the_vendors_price_list_says(
     base_url: str, model: str, reported: dict[str, Any], clock: str, micro_usd: float
 ) -> None:
     """The cost is computed by hand from the report in the vendor's own form."""
-    prices, usage = known("openai", model, base_url), read(base_url, reported)
+    at = datetime.fromisoformat(f"2026-11-26T{clock}Z")  # a Thursday
+    prices, usage = known("openai", model, base_url, at.date()), read(base_url, reported)
     assert prices and usage
-    hour, minute = map(int, clock.split(":"))
-    at = datetime.now(UTC).replace(hour=hour, minute=minute)
 
     assert float(prices.cost(usage, at) * 1_000_000) == pytest.approx(micro_usd, abs=0.01)
 
