@@ -25,6 +25,9 @@ _MILLION = Decimal(1_000_000)
 #: Where the SDKs connect to when a route names no server.
 VENDOR_URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
 _SATURDAY = 5  # as `weekday` counts
+#: The price of OpenAI's cache writes for 12 hours, as a multiple of the 30-minute price, which is
+#: the only one that the library has: https://developers.openai.com/api/docs/models/gpt-6.2-sol.
+_TWELVE_HOURS = 2
 #: Charged besides what `Usage` counts, on every call.
 _NOT_BY_TOKEN = ("requests_kcount", "output_reasoning_mtok", "output_citation_mtok")
 
@@ -38,7 +41,7 @@ class Tier:
     output: Decimal
     cache_read: Decimal
     cache_write: Decimal
-    cache_write_1h: Decimal | None = None  # None: as `cache_write`
+    cache_write_1h: Decimal | None = None  # for 12 hours at OpenAI; None: as `cache_write`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +71,7 @@ class Prices:
     output: Decimal = Decimal(0)
     cache_read: Decimal = Decimal(0)
     cache_write: Decimal = Decimal(0)
-    cache_write_1h: Decimal | None = None  # None: as `cache_write`
+    cache_write_1h: Decimal | None = None  # for 12 hours at OpenAI; None: as `cache_write`
     tiers: tuple[Tier, ...] = ()  # ascending
     hours: tuple[Hours, ...] = ()
 
@@ -104,7 +107,7 @@ class Prices:
             fresh * prices.input
             + usage.cache_read_tokens * prices.cache_read
             + (usage.cache_write_tokens - usage.cache_write_1h_tokens) * prices.cache_write
-            + usage.cache_write_1h_tokens * _for_an_hour(prices)
+            + usage.cache_write_1h_tokens * _for_longer(prices)
             + usage.output_tokens * prices.output
         )
         return round(total / _MILLION, 8)
@@ -112,7 +115,7 @@ class Prices:
     def at_most(self, usage: Usage) -> Decimal:
         """Compute the highest USD that a call with at most these tokens can cost.
 
-        Its input may be written to the cache, or for an hour, only if `usage` has such tokens.
+        Its input may be written to the cache, or for longer, only if `usage` has such tokens.
         """
         all_hours = [self, *(hours.prices for hours in self.hours)]
         reached = [p for prices in all_hours for p in prices._reached(usage.input_tokens)]
@@ -120,7 +123,7 @@ class Prices:
         if usage.cache_write_tokens:
             input_price = max(input_price, *(p.cache_write for p in reached))
         if usage.cache_write_1h_tokens:
-            input_price = max(input_price, *(_for_an_hour(p) for p in reached))
+            input_price = max(input_price, *(_for_longer(p) for p in reached))
         output_price = max(p.output for p in reached)
         total = usage.input_tokens * input_price + usage.output_tokens * output_price
         return round(total / _MILLION, 8)
@@ -129,7 +132,7 @@ class Prices:
         return [self, *(tier for tier in self.tiers if input_tokens > tier.above_input_tokens)]
 
 
-def _for_an_hour(prices: Prices | Tier) -> Decimal:
+def _for_longer(prices: Prices | Tier) -> Decimal:
     return prices.cache_write if prices.cache_write_1h is None else prices.cache_write_1h
 
 
@@ -141,16 +144,18 @@ def known(
     They are the lowest if the hour matters. None where it does not know the server or the model,
     and where the price depends on more than tokens and time: on the number of calls.
     """
-    found = _find(provider, model, base_url)
-    if found is None:
+    server = _server(provider, base_url)
+    found = _find(server, model)
+    if server is None or found is None:
         return None
+    is_openai = server.id == "openai"
     at = datetime.combine(day or datetime.now(UTC), time(), UTC)
     starts = _starts_of_hours(found, at)
     if not starts:
-        return _prices_of(found.get_prices(at))
+        return _prices_of(found.get_prices(at), is_openai=is_openai)
     hours: list[Hours] = []
     for start, end in zip(starts, [*starts[1:], starts[0]], strict=True):
-        prices = _prices_of(found.get_prices(start))
+        prices = _prices_of(found.get_prices(start), is_openai=is_openai)
         if prices is None:
             return None
         hours.append(Hours(start=start.time(), end=end.time(), prices=prices))
@@ -158,31 +163,31 @@ def known(
     return replace(lowest, hours=tuple(h for h in hours if h.prices != lowest))
 
 
-def _prices_of(price: "ModelPrice") -> Prices | None:
+def _prices_of(price: "ModelPrice", *, is_openai: bool) -> Prices | None:
     if price.input_mtok is None or price.output_mtok is None:
         return None
     if any(getattr(price, name) is not None for name in _NOT_BY_TOKEN):
         return None
-    base = _at(price, 0)
+    base = _at(price, 0, is_openai=is_openai)
     return Prices(
         input=base.input,
         output=base.output,
         cache_read=base.cache_read,
         cache_write=base.cache_write,
         cache_write_1h=base.cache_write_1h,
-        tiers=tuple(_at(price, start) for start in _starts(price)),
+        tiers=tuple(_at(price, start, is_openai=is_openai) for start in _starts(price)),
     )
 
 
 def usage_extractors(provider: str, base_url: str | None) -> "list[UsageExtractor]":
     """Return the price library's extractors for the usage that a server reports; may be empty."""
-    server = _server(base_url or VENDOR_URLS.get(provider))
+    server = _server(provider, base_url)
     return list(server.extractors or ()) if server else []
 
 
 def context_tokens(provider: str, model: str, base_url: str | None) -> int | None:
     """Return the model's context window in tokens, if the price library has it."""
-    found = _find(provider, model, base_url)
+    found = _find(_server(provider, base_url), model)
     return found.context_window if found else None
 
 
@@ -191,9 +196,7 @@ def prepare() -> None:
     known("openai", "gpt-4o-mini", None)
 
 
-def _find(provider: str, model: str, base_url: str | None) -> "ModelInfo | None":
-    url = base_url or VENDOR_URLS.get(provider)
-    server = _server(url)
+def _find(server: "Provider | None", model: str) -> "ModelInfo | None":
     if server is None:
         return None
     from genai_prices.data_snapshot import get_snapshot
@@ -204,8 +207,9 @@ def _find(provider: str, model: str, base_url: str | None) -> "ModelInfo | None"
         return None
 
 
-def _server(url: str | None) -> "Provider | None":
+def _server(provider: str, base_url: str | None) -> "Provider | None":
     """Return the library's entry of the server at this address."""
+    url = base_url or VENDOR_URLS.get(provider)
     if url is None or not url.startswith("https://"):
         return None
     # A tenth of a second and 30 MB, that a process without such routes does without.
@@ -244,7 +248,7 @@ def _starts(price: "ModelPrice") -> list[int]:
     return sorted({tier.start for some in tiers for tier in some})
 
 
-def _at(price: "ModelPrice", start: int) -> Tier:
+def _at(price: "ModelPrice", start: int, *, is_openai: bool) -> Tier:
     """Return the prices of a call just above `start` input tokens."""
 
     def at(name: str) -> Decimal | None:
@@ -255,12 +259,14 @@ def _at(price: "ModelPrice", start: int) -> Tier:
         return Decimal(reached[-1] if reached else value.base)
 
     full = at("input_mtok") or Decimal(0)
-    read, write, for_an_hour = (at(f"cache_{name}_mtok") for name in ("read", "write", "write_1h"))
+    read, write, for_longer = (at(f"cache_{name}_mtok") for name in ("read", "write", "write_1h"))
+    if is_openai and write is not None and for_longer is None:
+        for_longer = _TWELVE_HOURS * write
     return Tier(
         above_input_tokens=start,
         input=full,
         output=at("output_mtok") or Decimal(0),
         cache_read=full if read is None else read,
         cache_write=full if write is None else write,
-        cache_write_1h=for_an_hour,
+        cache_write_1h=for_longer,
     )

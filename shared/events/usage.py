@@ -22,8 +22,8 @@ class Usage:
     Cache reads and writes are part of `input_tokens`, reasoning is part of
     `output_tokens`. `source` is `reported` only if every call was reported by
     its provider. `cache_write_1h_tokens` are the part of the cache writes that
-    is kept for an hour, at a higher price: it counts for the cost of a call and
-    is not stored.
+    is kept for longer, at a higher price: for an hour at Anthropic, for 12 at
+    OpenAI. It counts for the cost of a call and is not stored.
     """
 
     input_tokens: int = 0
@@ -43,8 +43,8 @@ class Usage:
         written = min(self.cache_write_tokens, self.input_tokens - read)
         object.__setattr__(self, "cache_read_tokens", read)
         object.__setattr__(self, "cache_write_tokens", written)
-        for_an_hour = min(max(self.cache_write_1h_tokens, 0), written)
-        object.__setattr__(self, "cache_write_1h_tokens", for_an_hour)
+        for_longer = min(max(self.cache_write_1h_tokens, 0), written)
+        object.__setattr__(self, "cache_write_1h_tokens", for_longer)
         reasoning = min(self.reasoning_tokens, self.output_tokens)
         object.__setattr__(self, "reasoning_tokens", reasoning)
 

@@ -55,12 +55,13 @@ class UsageReader:
             except ValueError:
                 continue  # it has another form
             reasoning = int(found.reported_value("output_reasoning_tokens"))
+            for_longer = int(found.reported_value("cache_write_1h_tokens"))
             return Usage(
                 input_tokens=int(found.reported_value("input_tokens")),
                 output_tokens=int(found.reported_value("output_tokens")),
                 cache_read_tokens=int(found.reported_value("cache_read_tokens")),
                 cache_write_tokens=int(found.reported_value("cache_write_tokens")),
-                cache_write_1h_tokens=int(found.reported_value("cache_write_1h_tokens")),
+                cache_write_1h_tokens=for_longer or _for_twelve_hours(usage),
                 reasoning_tokens=reasoning or (_thinking(usage) if self._has_thinking else 0),
             )
         return None
@@ -85,6 +86,14 @@ def _completed(reported: Mapping[str, Any]) -> dict[str, Any]:
             details["cached_tokens"] = usage[name]
             usage["prompt_tokens_details"] = details
     return usage
+
+
+def _for_twelve_hours(usage: Mapping[str, Any]) -> int:
+    """Read OpenAI's cache writes for 12 hours, which the library does not know."""
+    details: Any = usage.get("input_tokens_details") or usage.get("prompt_tokens_details")
+    writes = details.get("cache_write_tokens_details") if isinstance(details, Mapping) else None
+    tokens = writes.get("ttl_12h_tokens") if isinstance(writes, Mapping) else None
+    return tokens if isinstance(tokens, int) else 0
 
 
 def _thinking(usage: Mapping[str, Any]) -> int:

@@ -49,7 +49,7 @@ def worst_case(request: ModelRequest, *, writes_cache: bool = True) -> Usage:
 
     Attachments have bounds of their own: an image has fewer tokens than bytes.
 
-    `writes_cache`: the vendor may charge input tokens as written to its cache; for an hour only if
+    `writes_cache`: the vendor may charge input tokens as written to its cache; for longer only if
     the request says so, for which `extra_body` is the one way.
 
     Raises:

@@ -5206,8 +5206,8 @@ export interface components {
          *     Cache reads and writes are part of `input_tokens`, reasoning is part of
          *     `output_tokens`. `source` is `reported` only if every call was reported by
          *     its provider. `cache_write_1h_tokens` are the part of the cache writes that
-         *     is kept for an hour, at a higher price: it counts for the cost of a call and
-         *     is not stored.
+         *     is kept for longer, at a higher price: for an hour at Anthropic, for 12 at
+         *     OpenAI. It counts for the cost of a call and is not stored.
          */
         Usage: {
             input_tokens: number;

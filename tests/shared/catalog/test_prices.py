@@ -205,12 +205,14 @@ def test_costs_are_those_that_the_library_finds() -> None:
                 continue
             for tokens in (1_000, 250_000, 300_000):
                 written = 20 if prices.cache_write != prices.input else 0
+                # The library has no price of OpenAI's writes for 12 hours.
+                has_long = prices.cache_write_1h is not None and vendor.id != "openai"
                 counts = {
                     "input_tokens": tokens,
                     "output_tokens": 77,
                     "cache_read_tokens": tokens // 3,
                     "cache_write_tokens": written,
-                    "cache_write_1h_tokens": written // 2 if prices.cache_write_1h else 0,
+                    "cache_write_1h_tokens": written // 2 if has_long else 0,
                 }
                 for hour in range(0, 24, 3 if prices.hours else 24):
                     at = day.replace(hour=hour)
