@@ -23,7 +23,8 @@ from arkloop.worker.providers.sdk_client import with_extra
 from arkloop.worker.providers.unique_call_ids import with_unique_ids
 
 #: The API demands a limit. Where neither persona nor route has one it is the model's own, by the
-#: beginning of its name; the first that fits.
+#: beginning of its name; the first that fits. Since Claude 4.6 all models have the same:
+#: https://platform.claude.com/docs/en/about-claude/models/overview.
 _MOST_OUTPUT_TOKENS = (
     ("claude-3-5-", 8_192),
     ("claude-3-7-", 64_000),
@@ -31,9 +32,18 @@ _MOST_OUTPUT_TOKENS = (
     ("claude-opus-4-0", 32_000),
     ("claude-opus-4-1", 32_000),
     ("claude-opus-4-2025", 32_000),
-    ("claude-", 64_000),
+    ("claude-4-opus", 32_000),  # gateways put the version first
+    ("claude-4.1-opus", 32_000),
+    ("claude-4", 64_000),
+    ("claude-2", 4_096),
+    ("claude-instant-", 4_096),
+    ("claude-", 128_000),
     ("", 4_096),
 )
+#: The most of other models before Claude 4.6. At Bedrock it is enough for all: it deducts the limit
+#: from the account's tokens per minute until the response ends, and others count what was written.
+_MOST_OF_OLDER = 64_000
+_AT_BEDROCK = "anthropic.claude-"
 #: Even where our count says that less is left of the context: it counts rather too much.
 _LEAST_OUTPUT_TOKENS = 1_024
 #: Models that think with a budget of tokens; all others do so with an effort.
@@ -58,6 +68,8 @@ def max_tokens(request: ModelRequest) -> int:
         return request.max_output_tokens
     name = request.model[max(request.model.find("claude-"), 0) :]  # platforms put more before it
     known = next(most for start, most in _MOST_OUTPUT_TOKENS if name.startswith(start))
+    if _BY_BUDGET.match(name) or _AT_BEDROCK in request.model:
+        known = min(known, _MOST_OF_OLDER)
     if request.remaining_tokens is None:
         return known
     # Older models refuse a limit that does not fit into their context beside the input.

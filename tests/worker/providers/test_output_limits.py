@@ -216,6 +216,23 @@ def test_a_lower_limit_than_the_services_own_is_not_reported() -> None:
     assert [] == dropped(context)
 
 
+def test_a_server_may_refuse_the_limit_of_anthropics_model() -> None:
+    """A gateway may allow less than Anthropic: one refusal per run, and nothing to report."""
+    message = (
+        "max_tokens: 128000 > 64000, which is the maximum allowed number of output tokens for"
+        " claude-sonnet-4-6"
+    )
+    called = raw(anthropic_stream(start(), *CALL, finish("tool_use")))
+    done = raw(anthropic_stream(start(), *text(0, "2"), finish("end_turn")))
+    with vendor(status("400 Bad Request", message=message), called, done) as fake:
+        route = route_to("anthropic", fake.url, model="claude-sonnet-4-6")
+        context, answer = answered(route)
+
+    assert "2" == answer.content
+    assert [128_000, 64_000, 64_000] == [body["max_tokens"] for body in fake.bodies]
+    assert [] == dropped(context)
+
+
 def test_a_lowered_limit_leaves_more_of_the_context() -> None:
     """What the model cannot write anyway needs no room beside the conversation."""
     message = CLAUDES.replace("64000", "2000")
