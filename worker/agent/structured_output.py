@@ -107,10 +107,14 @@ def _json(content: str) -> Any:
 def as_text(reply: Reply) -> Reply | None:
     """Return a reply that calls the final tool as one that says the call's arguments; else None.
 
-    Of several such calls the last one counts. Together with other calls it is no answer, since
-    their results may change it, unless the request was for the answer alone: no call follows then.
+    A reply with more text than its final answer is returned as one that says the answer alone.
+
+    Of several calls the last one counts. Together with other calls it is no answer, since their
+    results may change it, unless the request was for the answer alone: no call follows then.
     """
     calls, reason = reply.message.tool_calls, reply.end.stop_reason
+    if reply.end.final_answer not in ("", reply.message.content):
+        return replace(reply, message=AssistantMessage(reply.end.final_answer))
     final = [call for call in calls if call.name == FINAL_TOOL]
     if not final or (len(final) < len(calls) and not reply.request.answer_only):
         return None

@@ -209,7 +209,8 @@ class TurnEnd:
 
     `state` and `call_states`, one for each call or none at all, are what the provider requires back
     with the turn: see `ProviderState`. `is_context_full`: `length`, of the context and not of the
-    output.
+    output. `final_answer`: the part of the text that the provider marks as the answer, if it marks
+    any.
     """
 
     stop_reason: str
@@ -218,6 +219,7 @@ class TurnEnd:
     state: Any = None
     call_states: tuple[Any, ...] = ()
     is_context_full: bool = False
+    final_answer: str = ""
 
 
 Chunk = TextDelta | ThinkingDelta | CallDelta | UsageUpdate | TurnEnd

@@ -37,7 +37,7 @@ from arkloop.worker.providers.openai_client import Client
 from arkloop.worker.providers.output_modes import OutputMode
 from arkloop.worker.providers.partial_calls import MAX_CALLS, PartialCalls
 from arkloop.worker.providers.reported_usage import UsageReader
-from arkloop.worker.providers.response_items import CALL, Item, has_arguments
+from arkloop.worker.providers.response_items import CALL, GAP, Item, has_arguments
 from arkloop.worker.providers.sdk_client import StateBudget, with_extra
 
 #: Requested from a reasoning model in addition to the answer. A server may refuse either: OpenAI
@@ -219,7 +219,8 @@ class _Response:
         usage = self._usage
         if usage is not None and not usage.output_tokens and (self._streamed or tool_calls):
             usage = None  # some servers fill in zeros for what they do not count
-        end = TurnEnd(self._reason(bool(tool_calls)), tool_calls, usage)
+        answer = "" if tool_calls else response_items.final_answer(self._items)
+        end = TurnEnd(self._reason(bool(tool_calls)), tool_calls, usage, final_answer=answer)
         if tool_calls and is_needed and is_kept:
             end = replace(end, state=kept, call_states=calls.states())
         return end
@@ -250,8 +251,12 @@ class _Response:
         self, kind: type[TextDelta] | type[ThinkingDelta], item: Item, text: str
     ) -> Iterator[Chunk]:
         if text := clean(text or ""):
-            item.characters += len(text)
             item.kind = item.kind or ("message" if kind is TextDelta else "reasoning")
+            if kind is TextDelta:
+                item.said.append(text)
+                if item.data and not item.characters and kind in self._streamed:
+                    text, item.gap = GAP + text, len(GAP)
+            item.characters += len(text)
             self._streamed.add(kind)
             yield kind(text)
 
@@ -381,4 +386,5 @@ def _to_keep(item: Mapping[str, Any]) -> dict[str, Any] | None:
 def _without_text(item: Item) -> dict[str, Any]:
     """Return a message item without its text: only its length, since the turn has the text."""
     named = {name: item.data[name] for name in ("id", "phase") if item.data.get(name)}
-    return {"type": "message", "characters": item.characters, **named}
+    gap = {"gap": item.gap} if item.gap else {}
+    return {"type": "message", "characters": item.characters, **gap, **named}

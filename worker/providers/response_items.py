@@ -9,6 +9,8 @@ from typing import Any
 from arkloop.worker.contract.messages import CallDelta
 
 CALL = "function_call"
+#: Between the texts of two messages of one response.
+GAP = "\n\n"
 _NO_CALL = CallDelta("")
 
 
@@ -20,6 +22,8 @@ class Item:
     data: Mapping[str, Any] = field(default_factory=dict)
     kind: Any = None  # its type, as far as the events have shown it
     characters: int = 0  # of text or reasoning that were streamed
+    gap: int = 0  # of these characters, those that separate the text from another message's
+    said: list[str] = field(default_factory=list)  # the text that was streamed, without the gap
     pieces: dict[Any, list[str]] = field(default_factory=dict)  # of the text, by part
     arguments: list[str] = field(default_factory=list)
     call: CallDelta = _NO_CALL  # the beginning of a function call
@@ -48,6 +52,11 @@ class _Signs:
         if not (self.is_whole and self.arguments and final.arguments):
             return True
         return self.arguments == final.arguments
+
+
+def final_answer(items: Sequence[Item]) -> str:
+    """Return the text of the messages that are marked as the final answer."""
+    return "".join("".join(one.said) for one in items if one.data.get("phase") == "final_answer")
 
 
 def has_arguments(arguments: Any) -> bool:

@@ -121,11 +121,12 @@ def _as_it_came(
             _, item = before.pop(0)
             if item["type"] == "message":
                 said, content = content[: item["characters"]], content[item["characters"] :]
-                yield from _message(said, item)
+                yield from _message(said[item.get("gap", 0) :], item)
             else:
                 yield item
         yield {**_function_call(call), **({"id": item_id} if item_id else {})}
-    yield from _message(content)
+    gap = next((item.get("gap", 0) for _, item in before if item.get("characters")), 0)
+    yield from _message(content[gap:])
 
 
 def _message(text: str, item: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:

@@ -113,6 +113,19 @@ def test_a_call_of_the_tool_alone_is_an_answer(arguments: Any, expected: str) ->
     assert cut_off is not None and TurnEnd("length", is_context_full=True) == cut_off.end
 
 
+def test_commentary_is_no_part_of_the_answer() -> None:
+    """A vendor may mark the answer: the turn is that text alone, if it has more."""
+    rome = '{"name": "Rome"}'
+    end = TurnEnd("stop", final_answer=rome)
+    reply = replace(reply_with(content=f"From memory.\n\n{rome}"), end=end)
+
+    said = as_text(reply)
+
+    assert said is not None
+    assert (AssistantMessage(rome), end) == (said.message, said.end)
+    assert as_text(said) is None
+
+
 @pytest.mark.parametrize("others", [[], ["calculator"], [FINAL_TOOL, "calculator"]])
 def test_other_calls_are_no_answer(others: list[str]) -> None:
     """Calls among which is the tool's own are no answer either: each of them gets a result."""

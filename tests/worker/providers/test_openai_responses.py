@@ -113,6 +113,23 @@ def test_everything_is_streamed() -> None:
     ) == last.tool_calls
 
 
+def test_the_texts_of_two_messages_are_separated() -> None:
+    """Newer models comment before they answer: the end of the turn has the answer alone."""
+    items = [
+        message("1", "I look it up.", phase="commentary"),
+        message("2", "It is Rome.", phase="final_answer"),
+    ]
+    completed = {"type": "response.completed", "response": {"status": "completed", "output": items}}
+    with OpenAIVendor(lambda _: items) as fake:
+        [streamed] = call(at(fake), asked())
+
+    for chunks in (streamed, answered(completed)):
+        text = "".join(c.text for c in chunks if isinstance(c, TextDelta))
+        assert "I look it up.\n\nIt is Rome." == text
+        assert isinstance(chunks[-1], TurnEnd)
+        assert ("stop", "It is Rome.") == (chunks[-1].stop_reason, chunks[-1].final_answer)
+
+
 def test_a_refusal_is_text_and_the_reason() -> None:
     """The response counts as complete, but its stop reason is `content_filter`."""
     with OpenAIVendor(lambda _: [refusal("1", "I will not.")]) as fake:

@@ -173,9 +173,9 @@ def test_a_message_without_pieces_may_follow_one_with_them() -> None:
         of_item("output_text.delta", 0, delta="Hi"),
         of_item("output_text.done", 0, text="Hi"),
     )
-    whole = of_item("output_text.done", 1, text=" there")
+    whole = of_item("output_text.done", 1, text="There")
 
-    assert "Hi there" == text_of(
+    assert "Hi\n\nThere" == text_of(
         answered(*streamed, added(message("2", ""), 1), whole, completed())
     )
     assert "Hi" == text_of(answered(*streamed, whole, completed()))

@@ -22,6 +22,7 @@ from arkloop.worker.contract.messages import (
     Chunk,
     Message,
     ModelRequest,
+    TextDelta,
     ToolCall,
     ToolMessage,
     TurnEnd,
@@ -191,6 +192,24 @@ def test_a_turn_goes_back_item_by_item() -> None:
     } == one
     assert ("rs_2", "fc_2") == (second_thought["id"], two["id"])
     assert [("call_1", "2"), ("call_2", "2")] == [(o["call_id"], o["output"]) for o in outputs]
+
+
+def test_messages_go_back_without_what_separates_their_texts() -> None:
+    """The vendor gets each text as its model wrote it, also one after the last call."""
+    said = ["One.", "Two.", "Three."]
+    first, second, third = (message(text, text, phase="commentary") for text in said)
+    items = [reasoning("1"), first, second, function_call("1", "f", {}), third]
+    answers: list[Items] = [items, [message("9", "Done.")]]
+    with OpenAIVendor(lambda _: answers.pop(0)) as fake:
+        route = at(fake)
+        [[*pieces, last]] = call(route, asked())
+        content = "".join(piece.text for piece in pieces if isinstance(piece, TextDelta))
+        call(route, asked(*turn_of(last, route, content)))
+
+    assert [] == fake.refused
+    assert "One.\n\nTwo.\n\nThree." == content
+    sent = [item["content"] for item in fake.bodies[1]["input"] if item["type"] == "message"]
+    assert said == [part["text"] for _, [part] in zip(said, sent[-3:], strict=True)]
 
 
 @pytest.mark.parametrize(
