@@ -112,6 +112,24 @@ def test_without_a_mode_of_the_vendor_a_tool_is_the_answer(user: Caller) -> None
     assert ("assistant", json.dumps(ROME), False) == user.messages(run["thread_id"])[-1]
 
 
+def test_a_run_that_may_call_no_tool_makes_no_call_but_that_of_the_output(user: Caller) -> None:
+    """A vendor that refuses a forced tool leaves the choice to the model: a call of another tool
+    is not made.
+    """
+    refused = {"think": "Hm. ", "unsupported": ["output_schema", "tool_choice"]}
+    run, events = asked(
+        user,
+        *(refused, CALCULATE),
+        *(refused, {"output": ROME}),
+        model_settings={"tool_choice": "none"},
+    )
+
+    assert ("completed", ROME) == (run["status"], run["output"])
+    [result] = data_of(events, "tool.result")
+    why = "Not executed: `tool_choice` is `none`."
+    assert (True, why) == (result["is_error"], result["output"])
+
+
 @pytest.mark.processes
 def test_a_worker_that_is_killed_before_the_repair_changes_no_count(
     system: System, user: Caller

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from arkloop.shared.catalog import model_settings
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.security.egress import Policy
 from arkloop.worker.agent.conversation import History
@@ -35,6 +36,12 @@ class Agent:
     output: OutputSchema | None = None
     egress: Policy = field(default_factory=Policy)  # what tools may reach
     draining: threading.Event  # set when the process ends: let go at the next step
+
+    @property
+    def may_call_tools(self) -> bool:
+        """True if the settings allow calls; the model may make some all the same."""
+        own, persona = self.chain.route.model_settings, self.persona.model_settings
+        return model_settings.effective(own, persona).get("tool_choice") != "none"
 
     @property
     def result_tokens(self) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from arkloop.shared import fault_points, metrics
-from arkloop.shared.catalog import model_settings
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events import types
 from arkloop.shared.events.types import Event
@@ -226,8 +225,7 @@ def _try_once(
         route, provider, admission = chain.route, chain.provider, context.admission
         if request.settings:
             _drop_settings(chain, context, request.settings.keys() - set(provider.settings))
-            settings = model_settings.without(request.settings, chain.dropped_settings)
-            request = replace(request, settings=settings)
+            request = chain.supported(request)
         # To count the bytes of a long conversation takes its time: only where it matters.
         tokens = 0 if route.tokens_per_minute is None else _size(provider, request)
         admission.admit(route, tokens, deadline)

@@ -50,6 +50,8 @@ def _why_missing(agent: Agent, turn: Turn, call: ToolCall) -> str:
         return f"Not executed: tool {call.name!r} is no longer available."
     if call.name == FINAL_TOOL and agent.output is not None:
         return NOT_ALONE
+    if not agent.may_call_tools:
+        return "Not executed: `tool_choice` is `none`."
     return f"Unknown tool {call.name!r}."
 
 

@@ -97,11 +97,13 @@ def _reply_to_other_call(turn: Turn, asked: Mapping[str, Any]) -> str | None:
 
 
 def tool_of(agent: Agent, turn: Turn, call: ToolCall) -> Tool | None:
-    """Return the tool of the call, None if there is none.
+    """Return the tool of the call, None if there is none that the run may call.
 
     A tool that people were asked about is found under its new name, too: the names of tools of MCP
     servers and of pools depend on which other tools there are.
     """
+    if not agent.may_call_tools:
+        return None
     request = turn.input_requests.get(call.id)
     asked_of = turn.asked_of.get(call.id) if request is None else request.mcp_tool
     if asked_of is not None:

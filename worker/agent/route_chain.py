@@ -4,9 +4,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from arkloop.shared.catalog import model_settings
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.worker.contract.attachments import Attachment
-from arkloop.worker.contract.messages import ModelRequest
+from arkloop.worker.contract.messages import AssistantMessage, ModelRequest
 from arkloop.worker.providers import Provider
 
 #: The provider of a route.
@@ -81,6 +82,21 @@ class RouteChain:
         new = sorted(set(names) - dropped)
         dropped.update(new)
         return new
+
+    def supported(self, request: ModelRequest) -> ModelRequest:
+        """Return the request without the settings that the route does not support.
+
+        Where the server does not support `tool_choice: none`, a step has only the tools that the
+        conversation calls, which some vendors require.
+        """
+        settings = model_settings.without(request.settings, self.dropped_settings)
+        choices = (request.settings.get("tool_choice"), settings.get("tool_choice"))
+        if choices != ("none", None) or request.answer_only:
+            return replace(request, settings=settings)
+        turns = (message for message in request.messages if isinstance(message, AssistantMessage))
+        called = {call.name for turn in turns for call in turn.tool_calls}
+        tools = [tool for tool in request.tools if tool.name in called]
+        return replace(request, settings=settings, tools=tools)
 
     @property
     def refused_attachments(self) -> set[Attachment]:

@@ -47,10 +47,11 @@ class OutputSchema:
         """Return the request as one for the output, in the way of the route in use."""
         match self._mode(chain, has_tools=bool(request.tools)):
             case OutputMode.TOOL:
-                settings = request.settings
+                tools, settings = [*request.tools, self.tool.portable], request.settings
                 if settings.get("tool_choice") == "none":  # but for this tool
+                    # Alone: newer models refuse to be forced, and so may choose.
+                    tools = tools[-1:]
                     settings = {**settings, "tool_choice": {"name": FINAL_TOOL}}
-                tools = [*request.tools, self.tool.portable]
                 return replace(request, tools=tools, settings=settings)
             case OutputMode.CONSTRAINED:
                 request = replace(request, system_prompt=self.extended(request.system_prompt))

@@ -12,7 +12,7 @@ from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.contract.messages import ModelRequest
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
-from tests.worker.agent.looping_models import Model, agent_for, run
+from tests.worker.agent.looping_models import Model, agent_for, results, run
 from tests.worker.recorded_run import ROUTE, RecordedRun
 
 CALL = {"tool": "calculator", "args": {"expression": "1+1"}}
@@ -107,6 +107,37 @@ def test_only_the_first_call_is_forced(choice: Any, later: dict[str, Any]) -> No
     run(at(agent_for(CALL, model_settings={"tool_choice": choice}), vendor), RecordedRun())
 
     assert [{"tool_choice": choice}, later] == [request.settings for request in vendor.requests]
+
+
+@pytest.mark.parametrize("lacks", [True, False])
+def test_where_no_call_can_be_forbidden_no_tool_is_offered(lacks: bool) -> None:
+    """The API lacks `tool_choice`, or the server refuses it. A call that the model makes all the
+    same fails; some vendors then require its tool.
+    """
+    vendor, context = Vendor("tool_choice"), RecordedRun()
+    if lacks:
+        vendor.settings = frozenset({"top_p"})
+    agent = agent_for(CALL, model_settings={"tool_choice": "none", "top_p": 0.5})
+
+    answer = run(at(agent, vendor), context)
+
+    assert [{"top_p": 0.5}] * 2 == [one.settings for one in vendor.requests]
+    offered = [[tool.name for tool in one.tools] for one in vendor.requests]
+    assert [[], ["calculator"]] == offered
+    assert [RunSettingsDropped("scripted", ["tool_choice"])] == dropped(context)
+    [(_, output, is_error)] = results(context)
+    assert ("Not executed: `tool_choice` is `none`.", True) == (output, is_error)
+    assert "done" == answer.content
+
+
+def test_a_last_answer_keeps_its_tools_where_calls_cannot_be_forbidden() -> None:
+    """Some vendors require the tools that the conversation calls; no call of it is made."""
+    vendor = Vendor("tool_choice")
+
+    run(at(agent_for(CALL, CALL, max_steps=1), vendor), RecordedRun())
+
+    assert [{}, {}] == [one.settings for one in vendor.requests]
+    assert vendor.requests[0].tools == vendor.requests[1].tools != []
 
 
 @pytest.mark.parametrize("is_of_org", [True, False])

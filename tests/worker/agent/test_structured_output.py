@@ -17,7 +17,7 @@ from arkloop.worker.agent.structured_output import (
     check_attempts,
     repair_request,
 )
-from arkloop.worker.contract.messages import AssistantMessage, ToolCall, TurnEnd
+from arkloop.worker.contract.messages import AssistantMessage, ToolCall, ToolSpec, TurnEnd
 from arkloop.worker.contract.outcomes import RunFailure
 from arkloop.worker.providers.output_modes import FINAL_TOOL
 from arkloop.worker.providers.partial_calls import PartialCalls
@@ -178,13 +178,14 @@ def test_arguments_that_are_encoded_twice_are_decoded() -> None:
 def test_a_model_without_tools_may_call_the_final_one() -> None:
     """A persona may forbid tools by `tool_choice`: the output is not one of them."""
     chain = chain_of(ScriptedProvider())
-    asked = replace(request("x"), settings={"tool_choice": "none", "seed": 1})
+    calculator = ToolSpec("calculator", "Counts.", {"type": "object"})
+    asked = request("x", tools=[calculator], settings={"tool_choice": "none", "seed": 1})
 
     native = CITY.requested(asked, chain)
     chain.drop_settings(["output_schema"])
     by_tool = CITY.requested(asked, chain)
 
-    assert "none" == native.settings["tool_choice"]
+    assert ("none", [calculator]) == (native.settings["tool_choice"], native.tools)
     assert {"tool_choice": {"name": FINAL_TOOL}, "seed": 1} == by_tool.settings
     assert [FINAL_TOOL] == [tool.name for tool in by_tool.tools]
 
