@@ -107,7 +107,8 @@ class ResponsesProvider:
         An option that the server refuses is dropped for the rest of the run.
         """
         while True:
-            body = with_extra(dict(self._options), responses_request.body(request))
+            body = responses_request.body(request, is_vendor=self._is_vendor)
+            body = with_extra(dict(self._options), body)
             if needed := self._options.get("include"):  # a list of `extra_body` does not replace it
                 body["include"] = list(dict.fromkeys([*needed, *(body["include"] or ())]))
             try:

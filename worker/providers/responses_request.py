@@ -32,8 +32,15 @@ def most_output(request: ModelRequest) -> int | None:
     return most and max(most, _LEAST_OUTPUT_TOKENS)
 
 
-def body(request: ModelRequest) -> dict[str, Any]:
-    """Return the body of `POST /responses`."""
+def body(request: ModelRequest, *, is_vendor: bool) -> dict[str, Any]:
+    """Return the body of `POST /responses`.
+
+    From GPT-6.2 on, OpenAI puts `instructions` after the input, where they are never cached
+    (https://developers.openai.com/api/docs/guides/latest-model/gpt-6.2-astra). A message in front
+    of the input is cached, but a run with another prompt changes the prefix, and these models drop
+    the reasoning after it (https://developers.openai.com/api/docs/guides/keep-prefix-unchanged).
+    Earlier models read both in front of the input. Other servers may not know the role.
+    """
     items = [item for message in with_unique_ids(request.messages) for item in _items(message)]
     sent: dict[str, Any] = {
         "model": request.model,
@@ -41,7 +48,10 @@ def body(request: ModelRequest) -> dict[str, Any]:
         "stream": True,
         "store": False,
     }
-    if request.system_prompt:
+    if request.system_prompt and is_vendor:
+        prompt = {"type": "message", "role": "developer", "content": request.system_prompt}
+        sent["input"] = [prompt, *sent["input"]]
+    elif request.system_prompt:
         sent["instructions"] = request.system_prompt
     if request.tools:
         sent["tools"] = [

@@ -1,5 +1,6 @@
-"""OpenAI's models in Azure: paths, versions and keys."""
+"""OpenAI's models in Azure: paths, versions, keys and prompts."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -62,3 +63,26 @@ def test_azure(
     assert [path] == server.paths
     assert TextDelta("Hi") in chunks
     assert not [value for value in server.headers[0].values() if "operator" in value]
+
+
+def test_the_system_prompt_is_a_message_of_the_developer() -> None:
+    """OpenAI caches the input alone, and `instructions` come after it for newer models."""
+    with PlatformServer() as server:
+        route = Route(
+            id="r",
+            provider="openai",
+            model="gpt-6.2-sol",
+            platform="azure",
+            base_url=server.url,
+            api_key=KEY,
+        )
+        provider = providers.load(route, faults=False)
+        list(provider.stream(REQUEST, StopSignal()))
+        provider.close()
+
+    [sent] = map(json.loads, server.sent)
+    assert "instructions" not in sent
+    assert [
+        {"type": "message", "role": "developer", "content": "Be brief."},
+        {"type": "message", "role": "user", "content": "Hi"},
+    ] == sent["input"]

@@ -88,6 +88,23 @@ def test_a_request_asks_for_a_stream_and_stores_nothing() -> None:
     } == body
 
 
+@pytest.mark.parametrize(
+    ("url", "first", "instructions"),
+    [
+        (None, "developer", None),
+        ("https://eu.api.openai.com/v1", "developer", None),
+        ("https://llm.example.com/v1", "user", "Be brief."),
+    ],
+)
+def test_openai_gets_the_system_prompt_in_front_of_the_input(
+    url: str | None, first: str, instructions: str | None
+) -> None:
+    """OpenAI does not cache `instructions` any more; other servers know these alone."""
+    sent = body(REQUEST, is_vendor=route_to("openai", url).is_at_openai)
+
+    assert (first, instructions) == (sent["input"][0]["role"], sent.get("instructions"))
+
+
 def test_the_minimum_output_limit_is_reserved() -> None:
     """The vendor refuses a limit below 16, so 16 is sent and counted."""
     provider = providers.load(Route(id="r", provider="openai", model="gpt-6-sol"), faults=False)
@@ -362,7 +379,7 @@ def test_attachments_are_sent_as_the_api_takes_them() -> None:
         UserMessage("described", (replace(PDF, url="https://e.com/f"),)),
     ]
 
-    said, _, result, last = body(replace(REQUEST, messages=messages))["input"]
+    said, _, result, last = body(replace(REQUEST, messages=messages), is_vendor=False)["input"]
 
     assert [
         {"type": "input_text", "text": "Look"},

@@ -73,7 +73,7 @@ def test_openai_gets_the_schema_as_it_is(schema: dict[str, Any], strict: bool) -
     chat = sent_to("openai", schema)
     assert {"type": "json_schema", "json_schema": output} == chat["response_format"]
     asked = replace(REQUEST, settings={**SETTINGS, "output_schema": schema})
-    text = responses_request.body(asked)["text"]
+    text = responses_request.body(asked, is_vendor=True)["text"]
     assert {"verbosity": "low", "format": {"type": "json_schema", **output}} == text
 
 

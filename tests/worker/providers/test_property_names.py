@@ -89,5 +89,5 @@ def test_only_requests_to_claude_are_changed() -> None:
     for model in ("anthropic/claude-sonnet-4.5", "us.anthropic.Claude-Opus-4-1"):
         [tool] = tools_for(model, [SEARCH])
         assert KEPT == tool.parameters
-        assert KEPT == body(request(model))["tools"][0]["parameters"]
-    assert SEARCH.parameters == body(request("gpt-5"))["tools"][0]["parameters"]
+        assert KEPT == body(request(model), is_vendor=False)["tools"][0]["parameters"]
+    assert SEARCH.parameters == body(request("gpt-5"), is_vendor=True)["tools"][0]["parameters"]

@@ -65,7 +65,7 @@ def test_anthropic_gets_each_id_once() -> None:
 
 def test_the_responses_api_gets_each_id_once() -> None:
     """It refuses a request in which a call has two outputs."""
-    sent = responses_request.body(REQUEST)["input"]
+    sent = responses_request.body(REQUEST, is_vendor=False)["input"]
 
     calls = [item["call_id"] for item in sent if item["type"] == "function_call"]
     results = [item["call_id"] for item in sent if item["type"] == "function_call_output"]
