@@ -175,8 +175,16 @@ def erase_user(connections: Connections, user_id: UUID) -> dict[str, Any]:
     """
     with connections.transaction() as tx:
         _end_access(tx, user_id)
-    time.sleep(ACCESS_ENDS_SECONDS)
+    erased = Erased()
+    while True:
+        time.sleep(ACCESS_ENDS_SECONDS)
+        _erase_private_threads(connections, user_id, erased)
+        with connections.transaction() as tx:
+            if _take_name_off(tx, user_id):
+                return _recorded(tx, erased, kind="user", user_id=user_id)
 
+
+def _erase_private_threads(connections: Connections, user_id: UUID, erased: Erased) -> None:
     def find(sql: Connection) -> Conversations:
         return personal_data.of_user(sql, user_id)
 
@@ -186,11 +194,7 @@ def erase_user(connections: Connections, user_id: UUID) -> dict[str, Any]:
         by_org = personal_data.by_org(sql, find(sql))
     for org_id, thread_ids in by_org.items():
         deliveries.forget_threads(connections, org_id, thread_ids)
-    erased = Erased()
     _erase_threads(connections, find, erased, {"created_by_user_id": user_id})
-    with connections.transaction() as tx:
-        _take_name_off(tx, user_id)
-        return _recorded(tx, erased, kind="user", user_id=user_id)
 
 
 def _take_offers_back(connections: Connections, erased: Erased, whose: Mapping[str, Any]) -> None:
@@ -315,32 +319,59 @@ def _end_access(tx: Transaction, user_id: UUID) -> None:
             of_login = (orgs.c.id == org.id) & (orgs.c.name == login)
             tx.sql.execute(update(orgs).where(of_login).values(name=ERASED))
         _audit(tx, org.id, "user.erased", ("user", user_id))
-    tx.sql.execute(delete(memberships).where(memberships.c.user_id == user_id))
-    tx.sql.execute(delete(refresh_tokens).where(refresh_tokens.c.user_id == user_id))
+    # First: a reset in use is locked before the user.
+    accounts.end_password_reset(tx, user_id)
+    # By its password the account could accept an invitation. This waits for a login that has
+    # verified it; what that has added is deleted next.
+    _void_password(tx, user_id)
+    _end_ways_in(tx, user_id)
     identities.forget(tx, user_id)
+
+
+def _void_password(tx: Transaction, user_id: UUID) -> None:
+    tx.sql.execute(update(users).where(users.c.id == user_id).values(password_hash=ERASED))
+
+
+def _end_ways_in(tx: Transaction, user_id: UUID) -> bool:
+    """End memberships, logins and keys, and what else leads to access; returns whether the user was
+    a member of an org, or logged in.
+    """
+    accounts.end_password_reset(tx, user_id)
+    left = tx.sql.execute(delete(memberships).where(memberships.c.user_id == user_id))
+    ended = tx.sql.execute(delete(refresh_tokens).where(refresh_tokens.c.user_id == user_id))
     for table in (invitations, password_resets):
         tx.sql.execute(delete(table).where(table.c.created_by_user_id == user_id))
-    accounts.end_password_reset(tx, user_id)
     for org_id in tx.sql.scalars(select(keys.c.org_id).where(keys.c.user_id == user_id).distinct()):
         for key_id in api_keys.revoke_all(tx, org_id=org_id, user_id=user_id, by_user_id=None):
             _audit(tx, org_id, "api_key.revoked", ("api_key", key_id))
+    return bool(left.rowcount or ended.rowcount)
 
 
-def _take_name_off(tx: Transaction, user_id: UUID) -> None:
+def _take_name_off(tx: Transaction, user_id: UUID) -> bool:
     """Keep the row that threads of the org refer to, with nothing of the person in it.
 
-    Runs in these threads that wait for the person to authorize access continue without it.
+    Runs in these threads that wait for the person to authorize access continue without it. Returns
+    False, and keeps the name, if the person has come back: a login by an identity provider, or the
+    refresh of one, may have been under way when access ended. It ends here, and private threads may
+    exist again.
     """
-    # First: transactions that have locked a run refer to the user next, whose row is locked below.
+    # First: transactions that have locked a run or a reset refer to the user next, whose row is
+    # locked below.
     owner = mcp_access.owner_of(None, user_id)
     commands.decline_visits(tx, mcp_owners.forget(tx, owner))
+    came_back = _end_ways_in(tx, user_id)
+    identities.forget(tx, user_id)
+    _void_password(tx, user_id)
+    if came_back or personal_data.of_user(tx.sql, user_id).thread_ids:
+        return False
     # Nobody can have taken it: no login has an "@", and no email begins with it.
     name = f"@{ERASED}-{user_id}"
-    nothing = {"login": name, "email": name, "password_hash": ERASED}
+    nothing = {"login": name, "email": name}
     tx.sql.execute(update(users).where(users.c.id == user_id).values(**nothing))
     named = update(keys).where(keys.c.user_id == user_id).values(name=ERASED)
     key_ids = tx.sql.scalars(named.returning(keys.c.id)).all()
     idempotency.forget_actors(tx, [user_id, *key_ids])
+    return True
 
 
 def _audit(tx: Transaction, org_id: UUID, action: str, target: tuple[str, UUID]) -> None:
