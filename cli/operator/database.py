@@ -106,7 +106,7 @@ def database(
     )
     connections = connect(settings, application="arkloop-cli", timeouts=timeouts, pool_size=1)
     try:
-        yield connections
+        yield replace(connections, has_redis=False)
     except Unavailable as error:
         raise Unanswered(error) from None
     finally:

@@ -13,20 +13,26 @@ is a transaction of its own that lasts for some milliseconds and locks nothing
 that others want.
 """
 
+import logging
+from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, exists, func, select
+from redis.exceptions import RedisError
+from sqlalchemy import delete, exists, func, select, update
 
 from arkloop.shared.billing import spending
 from arkloop.shared.delivery import deliveries
 from arkloop.shared.events import partitions
+from arkloop.shared.outage_log import OutageLog
 from arkloop.shared.storage import idempotency
-from arkloop.shared.storage.arrays import plain_array
+from arkloop.shared.storage.arrays import is_among, plain_array
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import forgotten_events, workers
+
+_streams = OutageLog(logging.getLogger(__name__), "deleting events from Redis")
 
 _LOCK_KEY = 0x666F72676574  # "forget"
 
@@ -38,6 +44,8 @@ WAITS_AT_ONCE = 5_000
 BITS_OF_A_PASS = 10
 #: Who has begun to read a run reads it to its end, unless they are very slow.
 READERS_LEAVE_SECONDS = 60
+#: Events of deleted runs that Redis may still have are looked for after this.
+REDIS_RETURNS = timedelta(seconds=30)
 WORKERS_KEPT = timedelta(days=1)
 
 #: Statements that delete the runs `ids` with their events and without a note of them: readers of
@@ -51,7 +59,7 @@ DELETE_WITH_EVENTS = (
 _FORGET_RUNS = statement(__package__, "forget_runs")
 _SHORTEN_WAITS = statement(__package__, "shorten_waits")
 _COLLECT_EVENTS = statement(__package__, "collect_events")
-_RELEASE_PARTITION = statement(__package__, "release_partition")
+_PARTITION_NOTES = statement(__package__, "partition_notes")
 
 
 def forget(connections: Connections, *, waits: bool = False) -> bool:
@@ -125,18 +133,47 @@ def _most_days(retention_days: int) -> int:
 
 
 def _collect_events(tx: Transaction) -> bool:
-    """Delete events of deleted runs; returns whether more are left."""
-    parameters = {"readers_leave": READERS_LEAVE_SECONDS}
+    """Delete events of deleted runs; returns whether more are left.
+
+    While Redis is out of reach those in Postgres go alone, and the runs stay noted. So they do
+    where a command knows no Redis: the sweep of a process that has one finds the notes.
+    """
+    has_redis = tx.connections.has_redis
+    parameters = {"readers_leave": READERS_LEAVE_SECONDS, "only_stored": not has_redis}
     looked_at = tx.sql.exec_driver_sql(_COLLECT_EVENTS, parameters).scalars().all()
-    if looked_at:
+    if looked_at and has_redis:
         run_id = forgotten_events.c.run_id
         are_gone = ~exists().where(run_events.c.run_id == run_id)
-        tx.sql.execute(delete(forgotten_events).where(run_id.in_(looked_at), are_gone))
+        gone = run_id.in_(looked_at) & are_gone
+        if _unlink_streams(tx.connections, looked_at):
+            tx.sql.execute(delete(forgotten_events).where(gone))
+        else:
+            # Later: others are looked at meanwhile.
+            later = func.now() + REDIS_RETURNS - timedelta(seconds=READERS_LEAVE_SECONDS)
+            tx.sql.execute(update(forgotten_events).where(gone).values(collect_at=later))
     return bool(looked_at)
 
 
+def _unlink_streams(connections: Connections, run_ids: Sequence[UUID]) -> bool:
+    """Delete what Redis has of the events of these runs; returns False if it is out of reach.
+
+    The streams have an end of their own only if a process that has Redis ended the runs.
+    """
+    streams = [connections.keys.events(run_id) for run_id in run_ids]
+    try:
+        connections.ask_redis(lambda redis: redis.unlink(*streams))
+    except RedisError as error:
+        _streams.failed("tidying up failed: events in Redis: %s", error)
+        return False
+    _streams.worked()
+    return True
+
+
 def _drop_partition(tx: Transaction) -> bool:
-    """Drop a partition of whose time no run is left; returns whether more is left to do."""
+    """Drop a partition of whose time no run is left; returns whether more is left to do.
+
+    It waits for Redis, where the events of its runs go first.
+    """
     now = tx.sql.scalar(select(func.now()))
     assert now is not None
     oldest = now - timedelta(days=tx.connections.settings.retention_days)
@@ -144,7 +181,12 @@ def _drop_partition(tx: Transaction) -> bool:
         if one.end < oldest:
             bounds = {"lower": one.lower or UUID(int=0), "upper": one.upper}
             parameters = {**bounds, "readers_leave": READERS_LEAVE_SECONDS}
-            if tx.sql.exec_driver_sql(_RELEASE_PARTITION, parameters).rowcount:
+            noted = tx.sql.exec_driver_sql(_PARTITION_NOTES, parameters).scalars().all()
+            if noted:
+                if not tx.connections.has_redis or not _unlink_streams(tx.connections, noted):
+                    continue
+                released = is_among(forgotten_events.c.run_id, noted)
+                tx.sql.execute(delete(forgotten_events).where(released))
                 return True
             if partitions.drop(tx, one):
                 return True

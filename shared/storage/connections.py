@@ -68,7 +68,7 @@ class Connections:
     settings: Settings
     engine: Engine
     checkouts: Checkouts  # of the engine's pool
-    redis: Any  # redis.Redis or fakeredis.FakeRedis, decoding responses
+    redis: Any  # redis.Redis or fakeredis.FakeRedis, decoding responses; see `has_redis`
     broker: Any  # a client of the Redis that has the queue
     enqueue: Callable[[Sequence[UUID]], object]  # tells the workers that runs are queued
     #: Tells them which MCP servers, by their configs, are to be asked for their tools.
@@ -83,6 +83,7 @@ class Connections:
     #: Of writes to a Postgres that may respond to everything else; all pools have the same.
     commit_outage: Outage = field(default_factory=lambda: Outage(POSTGRES_PAUSE_SECONDS))
     losses: dict[str, OutageLog] = field(default_factory=dict)  # of notifications, by their kind
+    has_redis: bool = True  # False in commands, which know the database alone
 
     def of(self, *org_ids: UUID) -> "Connections":
         """Return the same for statements that work for these orgs alone."""

@@ -7,14 +7,16 @@ from uuid import UUID
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import func, select, text
+from sqlalchemy import delete, func, select, text, update
 
 from arkloop.cli.operator.admin import admin
 from arkloop.shared.audit import audit_log
+from arkloop.shared.events.types import MessageDelta
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import retention
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.runs import forgotten_events, runs
 from tests.clients import User
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually
@@ -99,6 +101,26 @@ def test_the_retention_is_shown_and_run(
 
     assert 7 == shown["retention_days"]
     assert (1, 0) == (shown["runs_too_old"], after["runs_too_old"])
+
+
+def test_the_retention_leaves_streams_in_redis_to_the_sweep(
+    run: Run, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command has no address of it: events in Postgres go, with all that can be dropped."""
+    claims = [stored.claimed() for _ in range(2)]
+    for claim in claims:
+        stored.write(claim, MessageDelta("I am Ann."))
+    ids = [claim.run_id for claim in claims]
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(delete(runs).where(runs.c.id.in_(ids)))
+        tx.sql.execute(update(forgotten_events).values(collect_at=ago(minutes=2)))
+
+    done = run("retention", "run", retention_days="90")
+
+    assert (0, [[], []]) == (done.exit_code, [stored.events(run_id) for run_id in ids]), done.output
+    assert all(stored.published(run_id) for run_id in ids)
+    retention.forget(stored.connections)
+    assert [[], []] == [stored.published(run_id) for run_id in ids]
 
 
 def test_the_retention_waits_for_a_sweep_that_deletes(

@@ -5,7 +5,10 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select, text
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from sqlalchemy import func, select, text, update
 
 from arkloop.shared.claim import Claim
 from arkloop.shared.config import MAX_RETENTION_DAYS
@@ -17,6 +20,7 @@ from arkloop.shared.runs import queries, retention, sweep, tidying
 from arkloop.shared.storage import idempotency
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.idempotency import Scope, StoredAnswer
+from arkloop.shared.storage.outage import Outage
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import forgotten_events, runs, workers
 from arkloop.shared.storage.tables.storage import idempotency_keys
@@ -152,6 +156,50 @@ def test_whatever_deletes_a_run_leaves_its_events_to_be_collected(stored: Stored
     retention.forget(stored.connections)
 
     assert [] == seqs(stored.connections, by_hand) + seqs(stored.connections, with_org)
+
+
+def test_events_of_a_deleted_run_are_collected_from_redis(stored: StoredRuns) -> None:
+    """No process that has Redis ended the run, so that its stream had days to live."""
+    claim, other = stored.claimed(), stored.claimed()
+    for one in (claim, other):
+        stored.write(one, MessageDelta("I am Ann."))
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(text("DELETE FROM runs WHERE id = :id"), {"id": claim.run_id})
+
+    retention.forget(stored.connections)
+
+    streams = [stored.published(one.run_id) != [] for one in (claim, other)]
+    assert [False, True] == streams
+    assert set() == forgotten(stored.connections)
+
+
+def test_events_are_collected_from_redis_once_it_answers(
+    stored: StoredRuns, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events in Postgres are deleted meanwhile, the run stays noted, and the log says why. Half a
+    minute later it is looked at again.
+    """
+    monkeypatch.setattr(retention, "READERS_LEAVE_SECONDS", 60)
+    collect_at = forgotten_events.c.collect_at
+    claim = stored.claimed()
+    stored.write(claim, MessageDelta("I am Ann."))
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(text("DELETE FROM runs WHERE id = :id"), {"id": claim.run_id})
+        tx.sql.execute(update(forgotten_events).values(collect_at=ago(seconds=61)))
+    refusing = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
+    away = replace(stored.connections, redis=refusing, redis_outage=Outage(60))
+
+    assert not retention.forget(away)
+
+    assert [] == seqs(stored.connections, claim.run_id)
+    assert {claim.run_id} == forgotten(stored.connections)
+    assert "tidying up failed: events in Redis" in caplog.text
+    with stored.connections.transaction() as tx:
+        seconds_pass = collect_at - retention.REDIS_RETURNS
+        tx.sql.execute(update(forgotten_events).values(collect_at=seconds_pass))
+    assert not retention.forget(stored.connections)
+    assert [] == stored.published(claim.run_id)
+    assert set() == forgotten(stored.connections)
 
 
 def test_one_process_forgets_at_a_time(stored: StoredRuns) -> None:

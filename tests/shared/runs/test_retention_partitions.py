@@ -7,6 +7,9 @@ from uuid import UUID
 
 import psycopg
 import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from sqlalchemy import insert, text
 
 from arkloop.shared.errors import RunNotFound
@@ -14,6 +17,7 @@ from arkloop.shared.events import partitions
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import queries, retention
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.outage import Outage
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import runs
 from bench.history import past_partitions
@@ -142,6 +146,25 @@ def test_events_go_with_their_partition(past: Past) -> None:
     assert set() == past.notes()
     with past.stored.connections.reading() as sql, pytest.raises(RunNotFound):
         queries.get(sql, past.stored.actor, old[0])
+
+
+def test_a_partition_waits_for_redis(past: Past) -> None:
+    """It has a stream of a run that no process with Redis has ended, and whose note is the only
+    trace of it.
+    """
+    connections, dropped = past.stored.connections, past.partition_of(110)
+    stream = connections.keys.events(past.run(created=110, ended=109))
+    connections.redis.xadd(stream, {"type": "message.delta", "payload": "{}"}, id="1-0")
+    refusing = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
+    away = replace(connections, redis=refusing, redis_outage=Outage(60))
+
+    while retention.forget(away):
+        pass
+
+    assert dropped in past.names()
+    past.forget()
+    assert dropped not in past.names()
+    assert not connections.redis.exists(stream)
 
 
 def test_a_run_that_is_not_old_enough_keeps_its_partition(past: Past) -> None:
