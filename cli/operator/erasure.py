@@ -42,9 +42,8 @@ def print_record(erase: Callable[[], dict[str, Any]]) -> None:
         ) from None
     except RunsGoOn:
         raise click.ClickException(
-            "Runs have not ended, though they were cancelled: a worker still holds them, there are"
-            " very many, or their org was copied to another cell, which `arkloop admin requeue`"
-            " says. Repeat the command."
+            "Runs have not ended, though they were cancelled: a worker still holds them, or there"
+            " are very many. Repeat the command."
         ) from None
 
 

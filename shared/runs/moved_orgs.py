@@ -2,12 +2,12 @@
 
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from arkloop.shared.errors import Conflict
 from arkloop.shared.storage import epoch
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.storage.tables.accounts import orgs
+from arkloop.shared.storage.tables.accounts import MOVED_ORGS, orgs
 
 
 class OrgMoved(Conflict):
@@ -35,3 +35,12 @@ def check(tx: Transaction, org_id: UUID) -> None:
     # A copy that is not resumed yet has the epoch of the cell that it is in.
     if row.moved_to != row.own_epoch:
         raise OrgMoved(moved_to=str(row.moved_to))
+
+
+def left() -> Select[tuple[UUID]]:
+    """Build SQL: the ids of the orgs that another installation has, so that no run here ends.
+
+    A copy that is not resumed yet is none of them, unless this installation has begun another epoch
+    since. Whether the other one has resumed the org cannot be known here.
+    """
+    return MOVED_ORGS.where(orgs.c.moved_to != epoch.own())

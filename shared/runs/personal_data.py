@@ -22,9 +22,9 @@ from sqlalchemy import (
     update,
 )
 
-from arkloop.shared.billing import spending, usage_reports
+from arkloop.shared.billing import budgets, spending, usage_reports
 from arkloop.shared.delivery import deliveries
-from arkloop.shared.runs import places
+from arkloop.shared.runs import moved_orgs, places
 from arkloop.shared.runs.states import status_of
 from arkloop.shared.storage.arrays import is_among
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -39,6 +39,9 @@ _RUNS_ELSEWHERE = statement(__package__, "runs_elsewhere")
 _PROMPTED_LATER = statement(__package__, "prompted_later")
 _FILES = statement(__package__, "files_of_threads")
 _CANCEL = statement(__package__, "cancel_runs_of_person")
+
+#: Runs that have ended, or never will: those of orgs that are in another cell.
+_IS_OVER = (runs.c.ended_at.is_not(None) | runs.c.org_id.in_(moved_orgs.left())).label("is_over")
 
 _CONTENT = ("role", "content", "parts", "metadata", "partial", "created_at")
 #: Each begins with the id, by which rows are sorted: by the time of their creation.
@@ -157,7 +160,10 @@ def _rows(sql: Connection, kind: str, condition: ColumnElement[bool]) -> Iterato
 
 
 def cancel(tx: Transaction, found: Conversations) -> int:
-    """Request the cancellation of all runs; returns how many have not ended."""
+    """Request the cancellation of all runs; returns how many have not ended.
+
+    Those that an org has left behind for another cell are not among them.
+    """
     ids = {"run_ids": list(found.run_ids), "thread_ids": list(found.thread_ids)}
     return int(tx.sql.exec_driver_sql(_CANCEL, ids).scalar_one())
 
@@ -184,16 +190,16 @@ def delete_threads(tx: Transaction, thread_ids: Sequence[UUID]) -> tuple[int, in
     """Delete the threads with all that is in them; returns the numbers of messages and runs.
 
     Their events are collected by the sweep, as those of old runs. Does nothing, and returns None,
-    if a run has not ended.
+    if a run has not ended, unless its org has left it behind for another cell.
     """
     tx.sql.execute(select(threads.c.id).where(threads.c.id.in_(thread_ids)).with_for_update())
-    found = tx.sql.execute(
-        select(runs.c.id, runs.c.org_id, runs.c.ended_at).where(runs.c.thread_id.in_(thread_ids))
-    ).all()
-    if any(run.ended_at is None for run in found):
+    of_threads = runs.c.thread_id.in_(thread_ids)
+    found = tx.sql.execute(select(runs.c.id, runs.c.org_id, _IS_OVER).where(of_threads)).all()
+    if not all(run.is_over for run in found):
         return None
-    of_threads = select(func.count()).where(messages.c.thread_id.in_(thread_ids))
-    message_count = tx.sql.scalar(of_threads) or 0
+    _release_left(tx, of_threads)
+    count = select(func.count()).where(messages.c.thread_id.in_(thread_ids))
+    message_count = tx.sql.scalar(count) or 0
     tx.sql.execute(delete(threads).where(threads.c.id.in_(thread_ids)))
     _forget(tx, [(run.org_id, run.id) for run in found])
     return message_count, len(found)
@@ -239,12 +245,25 @@ def forget_summaries(tx: Transaction, thread_id: UUID, position: int) -> None:
 
 
 def delete_single(tx: Transaction, found: Conversations) -> None:
-    """Delete the single runs, which have ended, their messages, and later prompts of others."""
+    """Delete the single runs, which are over, their messages, and later prompts of others."""
     forget_prompts(tx, prompted_later(tx.sql, found))
-    gone = delete(runs).where(is_among(runs.c.id, found.run_ids), runs.c.ended_at.is_not(None))
+    theirs = is_among(runs.c.id, found.run_ids)
+    _release_left(tx, theirs)
+    gone = delete(runs).where(theirs, _IS_OVER)
     ended = tx.sql.execute(gone.returning(runs.c.org_id, runs.c.id)).all()
     _forget(tx, [(run.org_id, run.id) for run in ended])
     delete_messages(tx, found.message_ids)
+
+
+def _release_left(tx: Transaction, condition: ColumnElement[bool]) -> None:
+    """Release the reservations of runs that an org has left behind for another cell, before their
+    rows go: the sweep would charge them. Where the org is, they are charged.
+    """
+    left = select(runs.c.id, runs.c.org_id).where(condition, runs.c.ended_at.is_(None), _IS_OVER)
+    found = tx.sql.execute(left.order_by(runs.c.id).with_for_update()).all()
+    budgets.lock(tx, [run.id for run in found])
+    for run in found:
+        budgets.release(tx, org_id=run.org_id, run_id=run.id, cost_usd=budgets.NOTHING)
 
 
 def _forget(tx: Transaction, run_ids: Sequence[tuple[UUID, UUID]]) -> None:
