@@ -285,10 +285,12 @@ def _forget_prompts(connections: Connections, find: Callable[[Connection], Conve
     This comes before the runs that these messages belong to are deleted, by which they are found.
     """
     with connections.reading() as sql:
-        run_ids = personal_data.prompted_later(sql, find(sql))
+        found = find(sql)
+        run_ids = personal_data.prompted_later(sql, found)
+        first = personal_data.first_places(sql, found)
     for start in range(0, len(run_ids), RUNS_AT_ONCE):
         with connections.transaction() as tx:
-            personal_data.forget_prompts(tx, run_ids[start : start + RUNS_AT_ONCE])
+            personal_data.forget_prompts(tx, run_ids[start : start + RUNS_AT_ONCE], first)
 
 
 def _forget_summaries(connections: Connections, first: Mapping[UUID, int]) -> None:

@@ -11,6 +11,7 @@ from arkloop.shared.events.plain import clean, plain
 from arkloop.shared.events.types import (
     STEP_TYPES,
     TERMINAL_TYPES,
+    ContextCompacted,
     Event,
     MessageDelta,
     MessageThinking,
@@ -63,3 +64,16 @@ def encode(seq: int, event: Event, created_at: datetime) -> StoredEvent:
         f'{{"seq":{seq},"type":"{event.type}","data":{data},"created_at":"{rfc3339(created_at)}"}}'
     )
     return StoredEvent(seq, event.type, payload)
+
+
+def without_summary(payload: str, *, is_void: bool) -> str:
+    """Return the payload of a `context.compacted` without its summary.
+
+    With `is_void` it has no truncation point either, so that a run that resumes begins with the
+    whole thread: without the summary it would not know what lies before the point.
+    """
+    event = json.loads(payload)
+    if is_void:
+        event["data"] = plain(ContextCompacted(window_tokens=event["data"]["window_tokens"]))
+    event["data"].pop("summary", None)
+    return _JSON.encode(event)

@@ -10,9 +10,11 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    JSON,
     Column,
     ColumnElement,
     Connection,
+    cast,
     delete,
     func,
     literal,
@@ -24,6 +26,8 @@ from sqlalchemy import (
 
 from arkloop.shared.billing import budgets, spending, usage_reports
 from arkloop.shared.delivery import deliveries
+from arkloop.shared.events.stored_events import without_summary
+from arkloop.shared.events.types import ContextCompacted
 from arkloop.shared.runs import moved_orgs, places
 from arkloop.shared.runs.states import status_of
 from arkloop.shared.storage.arrays import is_among
@@ -37,6 +41,7 @@ from arkloop.shared.threads import thread_contexts
 _THREADS = statement(__package__, "threads_of_person")
 _RUNS_ELSEWHERE = statement(__package__, "runs_elsewhere")
 _PROMPTED_LATER = statement(__package__, "prompted_later")
+_SUB_THREADS_LATER = statement(__package__, "sub_threads_later")
 _FILES = statement(__package__, "files_of_threads")
 _CANCEL = statement(__package__, "cancel_runs_of_person")
 
@@ -206,15 +211,39 @@ def delete_threads(tx: Transaction, thread_ids: Sequence[UUID]) -> tuple[int, in
 
 
 def prompted_later(sql: Connection, found: Conversations) -> Sequence[UUID]:
-    """Return the runs of others whose stored prompts may have messages of the single runs."""
+    """Return the runs of others whose stored prompts, and summaries in events, may have messages of
+    the single runs.
+    """
     theirs = {"run_ids": list(found.run_ids), "message_ids": list(found.message_ids)}
     return sql.exec_driver_sql(_PROMPTED_LATER, theirs).scalars().all()
 
 
-def forget_prompts(tx: Transaction, run_ids: Sequence[UUID]) -> None:
-    """Forget what vendors received of these runs; the runs and their events stay."""
-    of_runs = is_among(run_events.c.run_id, run_ids) & run_events.c.prompts.is_not(None)
-    tx.sql.execute(update(run_events).where(of_runs).values(prompts=None))
+def forget_prompts(tx: Transaction, run_ids: Sequence[UUID], first: Mapping[UUID, int]) -> None:
+    """Forget what vendors received of these runs, and how they have summed it up; the runs and
+    their events stay.
+
+    By `first_places`, a summary of what comes before them stays, too, as it does in its thread.
+    """
+    of_runs = is_among(run_events.c.run_id, run_ids)
+    are_stored = run_events.c.prompts.is_not(None)
+    tx.sql.execute(update(run_events).where(of_runs, are_stored).values(prompts=None))
+    payload = cast(run_events.c.payload, JSON)
+    summary, upto = payload[("data", "summary")], payload[("data", "upto_position")]
+    is_summed_up = (run_events.c.type == ContextCompacted.type) & summary.is_not(None)
+    key = (run_events.c.run_id, run_events.c.seq)
+    query = select(
+        *key,
+        run_events.c.payload,
+        upto.as_integer().label("upto"),
+        runs.c.thread_id,
+        runs.c.ended_at,
+    ).join(runs, runs.c.id == key[0])
+    for event in tx.sql.execute(query.where(of_runs, is_summed_up)).all():
+        if event.upto < first.get(event.thread_id, 0):
+            continue
+        is_it = (key[0] == event.run_id) & (key[1] == event.seq)
+        left = without_summary(event.payload, is_void=event.ended_at is None)
+        tx.sql.execute(update(run_events).where(is_it).values(payload=left))
 
 
 def delete_messages(tx: Transaction, message_ids: Sequence[UUID]) -> None:
@@ -223,7 +252,10 @@ def delete_messages(tx: Transaction, message_ids: Sequence[UUID]) -> None:
 
 
 def first_places(sql: Connection, found: Conversations) -> Mapping[UUID, int]:
-    """Return the threads of the single runs and messages, with the first position of these."""
+    """Return the threads of the single runs and messages, with the first position of these.
+
+    Those of sub-runs of later runs are among them, with 0: all that they have may repeat these.
+    """
     theirs = union_all(
         select(runs.c.thread_id, runs.c.position - 1).where(is_among(runs.c.id, found.run_ids)),
         select(messages.c.thread_id, messages.c.position).where(
@@ -232,7 +264,9 @@ def first_places(sql: Connection, found: Conversations) -> Mapping[UUID, int]:
     ).subquery("theirs")
     thread_id, position = theirs.c
     rows = sql.execute(select(thread_id, func.min(position)).group_by(thread_id))
-    return {row[0]: row[1] for row in rows}
+    ids = {"run_ids": list(found.run_ids), "message_ids": list(found.message_ids)}
+    below = sql.exec_driver_sql(_SUB_THREADS_LATER, ids).scalars()
+    return {row[0]: row[1] for row in rows} | dict.fromkeys(below, 0)
 
 
 def forget_summaries(tx: Transaction, thread_id: UUID, position: int) -> None:
@@ -246,7 +280,7 @@ def forget_summaries(tx: Transaction, thread_id: UUID, position: int) -> None:
 
 def delete_single(tx: Transaction, found: Conversations) -> None:
     """Delete the single runs, which are over, their messages, and later prompts of others."""
-    forget_prompts(tx, prompted_later(tx.sql, found))
+    forget_prompts(tx, prompted_later(tx.sql, found), first_places(tx.sql, found))
     theirs = is_among(runs.c.id, found.run_ids)
     _release_left(tx, theirs)
     gone = delete(runs).where(theirs, _IS_OVER)

@@ -9,7 +9,7 @@ from arkloop.shared.catalog.personas import Persona, tools_of_server
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import PersonaNotFound
 from arkloop.shared.events import event_log
-from arkloop.shared.events.types import DELEGATE, Event
+from arkloop.shared.events.types import DELEGATE, ContextCompacted, Event
 from arkloop.shared.runs import overrides, pending_calls, sent_prompts
 from arkloop.shared.runs.transitions import recorded_totals
 from arkloop.shared.security.egress import FETCH_ALLOWED_NETWORKS, Policy
@@ -171,6 +171,8 @@ def continued(seen: History, run: ClaimedRun, earlier: ResumeState) -> History:
     """Add to the history what earlier attempts of the run have done to it."""
     contexts = dict(seen.contexts)
     for one in earlier.compacted:
+        if one == ContextCompacted(window_tokens=one.window_tokens):
+            continue  # an erasure has made it void: what the thread has applies
         if contexts.get(one.window_tokens) != one:
             contexts[one.window_tokens] = one
             run.store_context(one)  # a crash came first

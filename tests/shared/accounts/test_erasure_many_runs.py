@@ -65,6 +65,10 @@ def _delete_single(tx: Transaction, ids: list[UUID]) -> None:
     personal_data.delete_single(tx, Conversations((), run_ids=ids, message_ids=ids))
 
 
+def _forget_prompts(tx: Transaction, ids: list[UUID]) -> None:
+    personal_data.forget_prompts(tx, ids, {})
+
+
 def _first_places(tx: Transaction, ids: list[UUID]) -> None:
     personal_data.first_places(tx.sql, Conversations((), run_ids=ids, message_ids=ids))
 
@@ -82,7 +86,7 @@ def _files(tx: Transaction, ids: list[UUID]) -> None:
     "act",
     [
         *(_delete_single, _first_places, _remove_files, _files),
-        *(personal_data.forget_prompts, idempotency.forget_actors),
+        *(_forget_prompts, idempotency.forget_actors),
     ],
 )
 def test_each_step_accepts_very_many_rows(

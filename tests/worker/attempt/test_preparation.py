@@ -33,6 +33,21 @@ def test_a_count_is_void_once_an_earlier_attempt_has_moved_the_truncation_point(
         assert {8_000: POINT} == thread_contexts.load(sql, attempt.claim.thread_id)
 
 
+def test_a_point_that_an_erasure_has_made_void_replaces_none(
+    stored: StoredRuns, attempt: ClaimedRun
+) -> None:
+    """The history begins with the point that the thread has kept."""
+    void = ContextCompacted(window_tokens=POINT.window_tokens)
+
+    found = continued(
+        History(contexts={8_000: POINT}), attempt, ResumeState(compacted=[POINT, void])
+    )
+
+    assert {8_000: POINT} == found.contexts
+    with stored.connections.reading() as sql:
+        assert {} == thread_contexts.load(sql, attempt.claim.thread_id)
+
+
 def test_a_count_of_an_earlier_attempt_is_that_of_the_newest_request(attempt: ClaimedRun) -> None:
     """Its turn was finished after it had moved the point."""
     turn = Turn("m1", "let me see", seq=5, input_tokens=300)
