@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from arkloop.shared import certificate_settings, machine, redis_url, trace_settings
+from arkloop.shared import certificate_settings, machine, origins, redis_url, trace_settings
 from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
 from arkloop.shared.redis_url import InvalidRedisUrl
 
@@ -24,12 +24,8 @@ MAX_RETENTION_DAYS = 36_500  # dates that far away are still dates to Python and
 #: The providers' own variables.
 _KEYS_OF_PROVIDERS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 _URLS_OF_PROVIDERS = ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL")
-_ORIGIN = re.compile(
-    r"(?P<scheme>https?)://([a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:(?P<port>[1-9][0-9]{0,4}))?"
-)
 _ENDPOINT = r"https?://([^/?#\s@]*@)?([^/?#\s@:\[\]]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
 _PATH = r"(/[^?#\s]*)?"
-_SAFE_ORIGIN = re.compile(r"https:|http://(localhost|127(\.[0-9]+){3}|\[::1\])(:|\Z)")
 _MAY_BE_ZERO = (
     *("ARKLOOP_PORT", "ARKLOOP_NEW_ORG_CREDITS", "ARKLOOP_WORKER_NICENESS"),
     *("ARKLOOP_ORG_REQUESTS_PER_MINUTE", "ARKLOOP_KEY_REQUESTS_PER_MINUTE"),
@@ -345,18 +341,18 @@ class _Reader:
 
     def _origins(self, name: str) -> tuple[str, ...]:
         """Read origins as browsers send them, or none of them would ever be equal."""
-        origins = self._parts(name)
-        for origin in origins:
+        given = self._parts(name)
+        for origin in given:
             if "*" in origin:
                 why = "is not allowed: list each origin whose pages may call the API"
-            elif not (form := _ORIGIN.fullmatch(origin)):
+            elif not (form := origins.ORIGIN.fullmatch(origin)):
                 why = "is not an origin such as https://app.example.com, in lower case"
             elif (form["scheme"], form["port"]) in (("http", "80"), ("https", "443")):
                 why = "must leave out the default port, as browsers do"
             else:
                 continue
             self.problems.append(f"{name}: {origin!r} {why}")
-        return origins
+        return given
 
     def _parts(self, name: str) -> tuple[str, ...]:
         parts = (part.strip() for part in (self._text(name) or "").split(","))
@@ -373,14 +369,9 @@ class _Reader:
         return prefix
 
     def _public_url(self, name: str) -> str | None:
-        """Read an origin; people log in on their way to it, so that only loopback needs no TLS."""
         url = self._text(name)
-        if url is not None and not _ORIGIN.fullmatch(url):
-            self.problems.append(
-                f"{name}: {url!r} is not an origin such as https://runs.example.com, in lower case"
-            )
-        elif url is not None and not _SAFE_ORIGIN.match(url):
-            self.problems.append(f"{name}: must begin with https://, except on loopback")
+        if url is not None and (why := origins.problem_of_public_url(url)):
+            self.problems.append(f"{name}: {why}")
         return url
 
     def _endpoint(self, name: str, *, path: str = "/?") -> str | None:

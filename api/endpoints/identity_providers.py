@@ -171,7 +171,7 @@ def _shown(row: Row[Any]) -> IdentityProvider:
         "joining_role": row.joining_role,
         "assumes_verified_email": row.assumes_verified_email,
         "session_hours": row.session_hours,
-        "redirect_uri": identity_providers.redirect_uri(settings()) or "",
+        "redirect_uri": identity_providers.redirect_uri(settings(), row.own_url) or "",
         "created_at": rfc3339(row.created_at),
         "updated_at": rfc3339(row.updated_at),
     }

@@ -133,8 +133,8 @@ def begin_provider_login() -> Response:
     provider_attempts().count(client_address())
     check_origin()
     body = read_body(BeginLogin())
-    _check_return(return_to := body.get("return_to"))
     provider = _provider_of(body["org_id"])
+    _check_return(provider, return_to := body.get("return_to"))
     return _begun(provider, return_to=return_to, invitation=body.get("invitation"))
 
 
@@ -156,8 +156,8 @@ def link_identity_provider() -> Response:
     provider_attempts().count(client_address())
     check_origin()
     body = read_body(LinkAccount())
-    _check_return(return_to := body.get("return_to"))
     provider = _provider_of(actor().org_id)
+    _check_return(provider, return_to := body.get("return_to"))
     with connections_of_service().reading() as sql:
         user = accounts.profile(sql, actor().user_id, actor().org_id)
     if user.password_hash == accounts.NO_PASSWORD:
@@ -172,10 +172,11 @@ def link_identity_provider() -> Response:
     return _begun(provider, return_to=return_to, account=account)
 
 
-def _check_return(return_to: str | None) -> None:
-    if return_to is not None and not _may_return_to(return_to):
+def _check_return(provider: Row[Any], return_to: str | None) -> None:
+    if return_to is not None and not _may_return_to(provider, return_to):
+        home = provider.own_url or "ARKLOOP_PUBLIC_URL"
         raise InvalidRequest(
-            return_to=["must be an address below ARKLOOP_PUBLIC_URL or one of ARKLOOP_CORS_ORIGINS"]
+            return_to=[f"must be an address below {home} or one of ARKLOOP_CORS_ORIGINS"]
         )
 
 
@@ -186,7 +187,8 @@ def _begun(provider: Row[Any], **login: Any) -> Response:
     cookie = provider_logins.cookie_of(settings(), pending, ends_at)
     if len(cookie) > provider_logins.MAX_COOKIE_LENGTH:
         raise InvalidRequest(return_to=["is too long for a cookie"])
-    url = provider_logins.authorization_url(metadata, provider, pending, _redirect_uri())
+    redirect_uri = _redirect_uri(provider)
+    url = provider_logins.authorization_url(metadata, provider, pending, redirect_uri)
     response = jsonify(authorization_url=url, expires_at=rfc3339(ends_at))
     _set_cookie(response, cookie)
     if pending.user_id is not None:
@@ -279,7 +281,7 @@ def _log_in(pending: PendingLogin, reply: Reply) -> Session:
         provider,
         pending,
         reply,
-        redirect_uri=_redirect_uri(),
+        redirect_uri=_redirect_uri(provider),
         needs_address=is_unknown,
     )
     with connections().transaction() as tx:
@@ -325,16 +327,19 @@ def _record_refusal(pending: PendingLogin, refused: LoginRefused) -> None:
         record_refused_login(org_id=org_id, provider_id=provider_id, **details)
 
 
-def _may_return_to(url: str) -> bool:
-    """Return whether the address belongs to the product: an open redirect would help a fraud."""
+def _may_return_to(provider: Row[Any], url: str) -> bool:
+    """Return whether the address belongs to the product, and to no other org.
+
+    An open redirect would help a fraud.
+    """
     if not re.fullmatch(r"[\x21\x22\x24-\x5b\x5d-\x7e]+", url):  # no `#`, no backslash, no spaces
         return False
-    origins = {*settings().cors_origins, settings().public_url}
+    origins = {*settings().cors_origins, provider.own_url or settings().public_url}
     return any(origin and url.startswith(origin + "/") for origin in origins)
 
 
-def _redirect_uri() -> str:
-    uri = identity_providers.redirect_uri(settings())
+def _redirect_uri(provider: Row[Any]) -> str:
+    uri = identity_providers.redirect_uri(settings(), provider.own_url)
     if uri is None:
         raise IdentityProviderUnavailable("ARKLOOP_PUBLIC_URL is not set on this server.")
     return uri

@@ -1,9 +1,10 @@
-"""`arkloop admin orgs`: limits, weight, suspension and move of one org, in the database."""
+"""`arkloop admin orgs`: what is set for one org, its suspension and its move, in the database."""
 
 from typing import Any
+from uuid import UUID
 
 import click
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from arkloop.cli.operator.cells import copy, erase
 from arkloop.cli.operator.database import (
@@ -19,6 +20,7 @@ from arkloop.shared.accounts import org_settings, suspensions
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.org_limits import WEIGHT
 from arkloop.shared.runs.moved_orgs import OrgMoved
+from arkloop.shared.storage import org_urls
 from arkloop.shared.times import rfc3339_or_none
 
 DEFAULT = "default"
@@ -61,30 +63,44 @@ orgs.add_command(erase)
 @orgs.command("set")
 @database_url_option
 @org_option
-def set_(database_url: str, org: str, **given: int | None) -> None:
-    """Set limits and the weight of an organization, and print all that is set for it as JSON.
+@click.option(
+    "--public-url",
+    metavar=f"ORIGIN|{DEFAULT}",
+    help="Where identity providers and MCP servers send its people back to.",
+)
+def set_(database_url: str, org: str, public_url: str | None, **given: int | None) -> None:
+    """Set limits, weight and public URL of an organization, and print all that is set for it as
+    JSON.
 
-    What is not given stays. 0 is no limit; `default` stands for the limit of all organizations,
-    which is a setting of the server, and for the weight 1. It counts within 2 seconds.
+    What is not given stays. 0 is no limit; `default` stands for the limit of all organizations and
+    for their public URL, which are settings of the server, and for the weight 1. It counts within
+    2 seconds.
     """
     values = {
         name: None if value == _TAKEN_BACK else value
         for name, value in given.items()
         if value is not None
     }
-    if not values:
+    if not values and public_url is None:
         raise click.UsageError("Give at least one option besides --org.")
     with database(database_url) as connections, connections.transaction() as tx:
         org_id = find_org(tx.sql, org)
         try:
-            changed = org_settings.change(tx, org_id, values)
+            changed: dict[str, Any] = org_settings.change(tx, org_id, values)
+            if public_url is not None:
+                url = None if public_url == DEFAULT else public_url
+                changed |= org_urls.change(tx, org_id, url)
         except InvalidRequest as error:
             problems = [f"{_option(name)}: {why[0]}" for name, why in error.details.items()]
             raise click.ClickException("\n".join(problems)) from None
         if changed:
             record(tx, org_id, "org.settings_changed", "org", org_id, **changed)
-        own = org_settings.own_of(tx.sql, org_id)
+        own = _own_of(tx.sql, org_id)
     print_json({"org_id": str(org_id), **own})
+
+
+def _own_of(sql: Connection, org_id: UUID) -> dict[str, Any]:
+    return {**org_settings.own_of(sql, org_id), "public_url": org_urls.find(sql, org_id)}
 
 
 def _option(name: str) -> str:
@@ -157,7 +173,7 @@ def show(database_url: str, org: str) -> None:
     """
     with database(database_url) as connections, connections.reading() as sql:
         org_id = find_org(sql, org)
-        own = org_settings.own_of(sql, org_id)
+        own = _own_of(sql, org_id)
         row = suspensions.get(sql, org_id)
     print_json({**_state(row), **own})
 

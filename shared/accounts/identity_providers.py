@@ -23,6 +23,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.sealing import org_keys
 from arkloop.shared.sealing.sealed_columns import column_of
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
+from arkloop.shared.storage import org_urls
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.accounts import (
     identities,
@@ -40,15 +41,20 @@ JOINING_ROLES = ("member", "admin")
 _WHOSE = ("issuer", "client_id")
 
 
-def redirect_uri(settings: Settings) -> str | None:
-    """Return the address that providers send people back to, None without a public address."""
-    if settings.public_url is None:
-        return None
-    return settings.public_url + (settings.path_prefix or "") + CALLBACK_PATH
+def redirect_uri(settings: Settings, own_url: str | None) -> str | None:
+    """Return the address that providers send people back to, None without a public URL.
+
+    `own_url` is that of the org, as in a row of `get`.
+    """
+    return org_urls.address(settings, own_url, CALLBACK_PATH)
 
 
 def get(sql: Connection, org_id: UUID) -> Row[Any]:
-    """Return the org's provider with the org's wrapped key. Raises: IdentityProviderNotFound."""
+    """Return the org's provider with the org's wrapped key, and its `own_url`.
+
+    Raises:
+        IdentityProviderNotFound
+    """
     row = sql.execute(_with_key().where(identity_providers.c.org_id == org_id)).one_or_none()
     if row is None:
         raise IdentityProviderNotFound()
@@ -91,7 +97,7 @@ def put(
     """
     _lock(tx, actor)
     settings = tx.connections.settings
-    if redirect_uri(settings) is None:
+    if redirect_uri(settings, org_urls.find(tx.sql, actor.org_id)) is None:
         raise InvalidRequest(body=["ARKLOOP_PUBLIC_URL is not set on this server"])
     query = select(identity_providers).where(identity_providers.c.org_id == actor.org_id)
     before = tx.sql.execute(query).one_or_none()
@@ -174,7 +180,8 @@ def _check_owner_with_password(sql: Connection, org_id: UUID) -> None:
 
 def _with_key() -> Any:
     org_key = org_keys.wrapped_key(identity_providers.c.org_id).label("org_key")
-    return select(identity_providers, org_key)
+    own_url = org_urls.own(identity_providers.c.org_id).label("own_url")
+    return select(identity_providers, org_key, own_url)
 
 
 def _sealed(tx: Transaction, actor: Actor, secret: Mapping[str, str | None]) -> dict[str, Any]:

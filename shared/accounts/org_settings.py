@@ -37,15 +37,21 @@ def own_of(sql: Connection, org_id: UUID) -> dict[str, int | None]:
 def list_(sql: Connection) -> list[Row[Any]]:
     """List the orgs for which something is set, and those that are suspended, by id.
 
-    With their `slug` and `name`, and since when they are suspended.
+    With their `slug`, `name` and `public_url`, and since when they are suspended.
     """
     return [
         *sql.execute(
             select(
-                orgs.c.id.label("org_id"), orgs.c.slug, orgs.c.name, orgs.c.suspended_at, *_COLUMNS
+                orgs.c.id.label("org_id"),
+                *(orgs.c.slug, orgs.c.name, orgs.c.suspended_at, orgs.c.public_url),
+                *_COLUMNS,
             )
             .outerjoin(org_settings, orgs.c.id == org_settings.c.org_id)
-            .where(org_settings.c.org_id.is_not(None) | orgs.c.suspended_at.is_not(None))
+            .where(
+                org_settings.c.org_id.is_not(None)
+                | orgs.c.suspended_at.is_not(None)
+                | orgs.c.public_url.is_not(None)
+            )
             .order_by(orgs.c.id)
         )
     ]

@@ -24,6 +24,7 @@ from arkloop.shared.config import Settings
 from arkloop.shared.errors import McpStateInvalid, OrgSuspended, Unavailable
 from arkloop.shared.sealing import org_keys
 from arkloop.shared.security import encryption
+from arkloop.shared.storage import org_urls
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.accounts import orgs
 from arkloop.shared.storage.tables.catalog import mcp_authorizations, mcp_configs, mcp_grants
@@ -51,11 +52,12 @@ def owner_of(end_user_id: str | None, user_id: UUID | None) -> str:
     return f"user:{user_id}" if end_user_id is None else f"end_user:{end_user_id}"
 
 
-def redirect_uri(settings: Settings) -> str | None:
-    """Return the address that authorization servers send people back to, None without one."""
-    if settings.public_url is None:
-        return None
-    return settings.public_url + (settings.path_prefix or "") + CALLBACK_PATH
+def redirect_uri(settings: Settings, own_url: str | None) -> str | None:
+    """Return the address that authorization servers send people back to, None without one.
+
+    `own_url` is that of the org.
+    """
+    return org_urls.address(settings, own_url, CALLBACK_PATH)
 
 
 # ---- grants --------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from arkloop.shared.errors import (
 from arkloop.shared.ids import new_id
 from arkloop.shared.sealing import org_keys
 from arkloop.shared.security import egress
-from arkloop.shared.storage import org_locks
+from arkloop.shared.storage import org_locks, org_urls
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.notifications import Discover
 from arkloop.shared.storage.pages import Place, after, fitting, newest
@@ -377,7 +377,8 @@ def _with_secret() -> Any:
     age = case((mcp_configs.c.discovery_error.is_not(None), RETRY), else_=FRESH)
     is_stale = or_(tried_at.is_(None), tried_at < func.now() - age)
     org_key = org_keys.wrapped_key(mcp_configs.c.org_id).label("org_key")
-    return select(mcp_configs, is_stale.label("is_stale"), org_key)
+    own_url = org_urls.own(mcp_configs.c.org_id).label("own_url")
+    return select(mcp_configs, is_stale.label("is_stale"), org_key, own_url)
 
 
 def _tools() -> Any:

@@ -12,6 +12,7 @@ from arkloop.shared.config import Settings
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.sealing import org_keys
 from arkloop.shared.security import encryption
+from arkloop.shared.storage import org_urls
 from arkloop.shared.storage.connections import Transaction
 
 HEADERS_PURPOSE, CLIENT_SECRET_PURPOSE = "mcp_configs.headers", "mcp_configs.client_secret"
@@ -36,7 +37,8 @@ def oauth_values(tx: Transaction, org_id: UUID, oauth: Mapping[str, str] | None)
     """
     if oauth is None:
         return {"oauth": None, "client_secret_encrypted": None}
-    if mcp_access.redirect_uri(tx.connections.settings) is None:
+    own_url = org_urls.find(tx.sql, org_id)
+    if mcp_access.redirect_uri(tx.connections.settings, own_url) is None:
         raise InvalidRequest(oauth=["ARKLOOP_PUBLIC_URL is not set on this server"])
     try:
         # Without a secret, too: tokens could not be kept.
@@ -76,7 +78,7 @@ def oauth_of(settings: Settings, row: Row[Any]) -> dict[str, str | None] | None:
     return {
         "client_id": row.oauth["client_id"],
         "client_secret": secret,
-        "redirect_uri": mcp_access.redirect_uri(settings),
+        "redirect_uri": mcp_access.redirect_uri(settings, row.own_url),
     }
 
 

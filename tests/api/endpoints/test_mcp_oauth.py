@@ -18,6 +18,7 @@ from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import commands
 from arkloop.shared.runs.states import RunState
+from arkloop.shared.storage import org_urls
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.times import rfc3339
 from tests.clients import User, details_of, error_of
@@ -94,6 +95,22 @@ def test_the_secret_of_a_client_is_not_shown(connections: Connections, alice: Us
     redirect_uri = "https://runs.example.com/arkloop/v1/mcp-oauth/callback"
     assert {**OWN, "redirect_uri": redirect_uri} == mcp_secrets.oauth_of(connections.settings, row)
     assert "canary" not in str(alice.get(PATH).json)
+
+
+def test_people_come_back_to_the_public_url_of_their_org(
+    connections: Connections, alice: User
+) -> None:
+    """The worker names it in pages, whatever the installation's own is, or without one."""
+    config = made(alice, {})
+    with connections.transaction() as tx:
+        org_urls.change(tx, alice.org_id, "https://acme.runs.example.com")
+        row = mcp_configs.of_id(tx.sql, UUID(config["id"]))
+    assert row is not None
+
+    found = mcp_secrets.oauth_of(connections.settings, row) or {}
+    assert "https://acme.runs.example.com/arkloop/v1/mcp-oauth/callback" == found["redirect_uri"]
+    with without(connections, "public_url"):
+        made(alice, {}, name="second")
 
 
 def test_another_address_gets_neither_the_secret_nor_the_access(

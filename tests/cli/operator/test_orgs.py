@@ -14,7 +14,7 @@ from arkloop.shared.audit import audit_log
 from arkloop.shared.storage.connections import Connections
 
 Run = Callable[..., Result]
-NOTHING = dict.fromkeys(NAMES)
+NOTHING = dict.fromkeys((*NAMES, "public_url"))
 OPEN = dict.fromkeys(("suspended_at", "suspension_reason", "moved_to"))
 
 
@@ -54,6 +54,32 @@ def test_what_is_set_is_shown_and_what_is_not_given_stays(run: Run, org_id: UUID
     ] == [json.loads(done.output) for done in shown]
 
 
+def test_an_org_has_a_public_url_of_its_own(
+    run: Run, org_id: UUID, connections: Connections
+) -> None:
+    """It is shown, listed and in the audit log, until `default` takes it back."""
+    url = "https://acme.runs.example.com"
+    shown = [
+        json.loads(run(*words).output)["public_url"]
+        for words in (
+            ("set", "--public-url", url),
+            ("set", "--weight", "default"),
+            ("set", "--public-url", url),
+            ("show",),
+        )
+    ]
+    listed = [one for one in json.loads(run("list").output) if one["org_id"] == str(org_id)]
+    taken = json.loads(run("set", "--public-url", "default").output)
+
+    assert [url] * 4 == shown
+    assert [url] == [one["public_url"] for one in listed]
+    assert NOTHING.items() <= taken.items()
+    assert str(org_id) not in run("list").output
+    with connections.reading() as sql:
+        rows = audit_log.list_(sql, org_id, {}, limit=9, before=None)
+    assert [{"public_url": None}, {"public_url": url}] == [row.details for row in rows]
+
+
 def test_the_list_has_those_with_settings_of_their_own(run: Run, org_id: UUID) -> None:
     """An org from which everything is taken back is not in it."""
     run("set", "--weight", "5")
@@ -86,6 +112,11 @@ def test_changes_are_in_the_audit_log(run: Run, org_id: UUID, connections: Conne
         (["--org-streams", "1000000000"], "--org-streams: must be between 0 and 999,999,999"),
         (["--org-streams", "-1"], "-1 is not in the range"),
         (["--org-streams", "many"], "'many' is not a valid integer"),
+        (["--public-url", "http://acme.example.com"], "--public-url: must begin with https://"),
+        (
+            ["--weight", "2", "--public-url", "https://acme.example.com/console"],
+            "--public-url: 'https://acme.example.com/console' is not an origin",
+        ),
         (["--org", "nobody", "--weight", "2"], "No organization has the id or slug 'nobody'"),
     ],
 )
