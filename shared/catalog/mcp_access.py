@@ -156,7 +156,8 @@ def request(
 ) -> str | None:
     """Store a request, with its `url` and `state`, and return the address of its page.
 
-    If the run has one already that waits for a visit, that one stays, and its address is returned.
+    If the run has one already that waits for a visit, that one stays, and its address is returned,
+    unless its page leads back to a former public URL, which may be another cell's: it is replaced.
     None if the request is stored for another run.
 
     Raises:
@@ -170,7 +171,13 @@ def request(
     tx.sql.execute(delete(mcp_authorizations).where(_of_config(config_id), is_over))
     earlier = open_request(tx.sql, tx.connections.settings, org_id, config_id, owner, run_id)
     if earlier is not None:
-        return str(earlier["url"])
+        urls = (str(one["url"]) for one in (earlier, made))
+        back, back_now = (_query_of(url).get("redirect_uri") for url in urls)
+        if back == back_now:
+            return str(earlier["url"])
+        is_open = mcp_authorizations.c.answered_at.is_(None)
+        of_run = _of_run(config_id, owner, run_id)
+        tx.sql.execute(delete(mcp_authorizations).where(*of_run, is_open))
     stored = tx.sql.scalar(
         insert(mcp_authorizations)
         .values(
@@ -225,12 +232,14 @@ def hold_open(sql: Connection, config_id: UUID, run_id: UUID) -> bool:
 
 def is_page(url: str, state_hash: bytes) -> bool:
     """Return whether the address is that of the page of the request with this state."""
-    query = url.partition("#")[0].partition("?")[2]  # `urlsplit` refuses some of servers' addresses
-    return state_hash in map(_hash, parse_qs(query).get("state", []))
+    return state_hash in map(_hash, _query_of(url).get("state", []))
 
 
 def open_pages(sql: Connection, settings: Settings, configs: Iterable[Row[Any]]) -> dict[UUID, str]:
-    """Return the addresses that an admin has to visit for these servers, by their configs."""
+    """Return the addresses that an admin has to visit for these servers, by their configs.
+
+    One that leads back to a former public URL is none of them: the next discovery replaces it.
+    """
     pages = {}
     for config in configs:
         if config.oauth is None:
@@ -239,7 +248,8 @@ def open_pages(sql: Connection, settings: Settings, configs: Iterable[Row[Any]])
             found = open_request(sql, settings, config.org_id, config.id, OPERATOR, None)
         except encryption.NoEncryptionKey:
             return {}
-        if found is not None:
+        back_now = redirect_uri(settings, config.own_url)
+        if found is not None and _query_of(found["url"]).get("redirect_uri") in (None, [back_now]):
             pages[config.id] = str(found["url"])
     return pages
 
@@ -351,6 +361,11 @@ def _locked(config_id: UUID) -> Any:
         .where(mcp_configs.c.id == config_id)
         .with_for_update(key_share=True)
     )
+
+
+def _query_of(url: str) -> dict[str, list[str]]:
+    # Not by `urlsplit`, which refuses some of servers' addresses.
+    return parse_qs(url.partition("#")[0].partition("?")[2])
 
 
 def _hash(state: str) -> bytes:

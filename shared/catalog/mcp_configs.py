@@ -43,6 +43,7 @@ FRESH, RETRY = timedelta(minutes=5), timedelta(seconds=30)
 
 #: All but the secrets.
 _SHOWN = [column for column in mcp_configs.c if not column.name.endswith("_encrypted")]
+_OWN_URL = org_urls.own(mcp_configs.c.org_id).label("own_url")
 
 
 class Described(Protocol):
@@ -364,7 +365,8 @@ def _shown() -> Any:
         .scalar_subquery()
     )
     has_secret = mcp_configs.c.client_secret_encrypted.is_not(None)
-    return select(*_SHOWN, has_secret.label("has_client_secret"), count.label("tool_count"))
+    more = (has_secret.label("has_client_secret"), count.label("tool_count"), _OWN_URL)
+    return select(*_SHOWN, *more)
 
 
 def _is_still(config_id: UUID, as_of: datetime | None) -> ColumnElement[bool]:
@@ -377,8 +379,7 @@ def _with_secret() -> Any:
     age = case((mcp_configs.c.discovery_error.is_not(None), RETRY), else_=FRESH)
     is_stale = or_(tried_at.is_(None), tried_at < func.now() - age)
     org_key = org_keys.wrapped_key(mcp_configs.c.org_id).label("org_key")
-    own_url = org_urls.own(mcp_configs.c.org_id).label("own_url")
-    return select(mcp_configs, is_stale.label("is_stale"), org_key, own_url)
+    return select(mcp_configs, is_stale.label("is_stale"), org_key, _OWN_URL)
 
 
 def _tools() -> Any:
