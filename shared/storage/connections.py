@@ -259,11 +259,12 @@ class Connections:
             redis.exceptions.RedisError: Redis is out of reach, or was a moment ago.
         """
         if not self.redis_outage.may_try():
-            raise redis.ConnectionError("Redis was unavailable a moment ago")
+            reason = self.redis_outage.reason
+            raise redis.ConnectionError(f"Redis was unavailable a moment ago: {reason}")
         try:
             answer = question(self.redis)
-        except (redis.ConnectionError, redis.TimeoutError):
-            self.redis_outage.failed()
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            self.redis_outage.failed(reason_of(error))
             # What has made this connection silent has made the idle ones so: each would have to
             # time out by itself.
             self.disconnect_redis()

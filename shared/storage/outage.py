@@ -17,6 +17,8 @@ class Outage:
         self._try_at: float | None = None
         self._failed_at: float | None = None
         self._tried_by: int | None = None  # the thread
+        #: Why the server was unavailable the last time, for the lines of those that may not try.
+        self.reason = ""
 
     @property
     def is_on(self) -> bool:
@@ -44,9 +46,10 @@ class Outage:
             self._tried_by = threading.get_ident()
             return True
 
-    def failed(self) -> None:
-        """Record that the server did not respond."""
+    def failed(self, reason: str = "") -> None:
+        """Record that the server did not respond, and why."""
         with self._lock:
+            self.reason = reason
             self._failed_at = time.monotonic()
             self._try_at = self._failed_at + self._pause
             self._tried_by = None

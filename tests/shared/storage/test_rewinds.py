@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import create_engine
@@ -15,6 +16,7 @@ from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.shared.accounts import accounts
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.config import Settings
+from arkloop.shared.outage_log import OutageLog
 from arkloop.shared.storage import rewinds, schema
 from arkloop.shared.storage.connections import Connections
 from tests.api.streaming.followed_runs import Client, FollowedRun
@@ -129,3 +131,20 @@ def test_a_restart_keeps_the_epoch(settings: Settings, files: Path) -> None:
             epochs.add(process.keys.epoch)
 
     assert 1 == len(epochs)
+
+
+def test_a_redis_that_refuses_the_password_is_logged_with_its_reason(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process without requests has no other line that says why Redis cannot be used."""
+    monkeypatch.setattr(rewinds, "_records", OutageLog(rewinds.log, "recording"))
+    place = urlsplit(settings.redis_url)
+    wrong = place._replace(netloc=f":wrong-password@{place.hostname}:{place.port}")
+    process = connect_patiently(replace(settings, redis_url=wrong.geturl()))
+
+    rewinds.check(process)
+    process.close()
+
+    [line] = [one for one in caplog.messages if one.startswith("recording the WAL position failed")]
+    assert "invalid username-password pair" in line
+    assert "wrong-password" not in line
