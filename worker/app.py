@@ -151,7 +151,8 @@ class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
 
     def start(self, _worker: Any) -> None:
         exposition.count(settings)
-        celery_app.name_queue(app, _installation(process().connections))
+        _wait_for_installation(process().connections)
+        celery_app.name_queue(app, process().connections.keys)
         celery_app.limit_messages(app, lambda: process().free_slots)
         exposition.listen(process().connections)
         if settings.otlp_url:
@@ -178,7 +179,7 @@ class _Start(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
 app.steps["worker"].add(_Start)
 
 
-def _installation(connections: Connections) -> str:
+def _wait_for_installation(connections: Connections) -> None:
     """Wait until Postgres says which one this is: without it there is nothing to execute either."""
     outage = OutageLog(log, "Postgres")
     while True:
@@ -189,7 +190,7 @@ def _installation(connections: Connections) -> str:
         except Unavailable as error:
             outage.failed("waiting for Postgres: %s", reason_of(error))
         if connections.keys.installation:
-            return connections.keys.installation
+            return
         time.sleep(WAIT_SECONDS)
 
 

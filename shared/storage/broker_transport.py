@@ -30,18 +30,30 @@ class Channel(_KombusChannel):  # type: ignore[misc]  # for mypy any value, by t
     of a burst that is shorter than `MOST_TAKEN`, other workers have their part.
     """
 
+    #: By the transport options: the installation by whose name keys begin, which can change.
+    installation: Callable[[], str]
     #: By the transport options: how many messages the process can begin with now. Celery's limit of
     #: messages in advance does not say that, and those of an answer wait until the pool has a slot.
     free_slots: Callable[[], int] | None = None
     from_transport_options: ClassVar[tuple[str, ...]] = (
         *_KombusChannel.from_transport_options,
         "free_slots",
+        "installation",
     )
     #: Redis has BLMPOP since 7.0.
     _gives_several = True
     _most = 1
 
+    @property
+    def global_keyprefix(self) -> str:
+        """The beginning of all keys, as kombu calls it."""
+        return f"{self.installation()}:"
+
     def _brpop_start(self, timeout: float | None = None) -> None:
+        # Here alone, where no question is open: its answer has the name that was asked for.
+        if self.client.global_keyprefix != self.global_keyprefix:
+            self.Client = self._get_client()  # of later clients, which give messages back
+            self.client.global_keyprefix = self.global_keyprefix
         if not self._gives_several:
             super()._brpop_start(timeout)
             return
@@ -49,7 +61,7 @@ class Channel(_KombusChannel):  # type: ignore[misc]  # for mypy any value, by t
         if not queues:
             return
         keys = [
-            self.global_keyprefix + self._q_for_pri(queue, priority)
+            self.client.global_keyprefix + self._q_for_pri(queue, priority)
             for priority in self.priority_steps
             for queue in queues
         ]
@@ -87,7 +99,7 @@ class Channel(_KombusChannel):  # type: ignore[misc]  # for mypy any value, by t
             raise Empty
         key, messages = answer
         self._most = min(2 * self._asked, MOST_TAKEN) if len(messages) == self._asked else 1
-        queue = _text(key).removeprefix(self.global_keyprefix).rsplit(self.sep, 1)[0]
+        queue = _text(key).removeprefix(self.client.global_keyprefix).rsplit(self.sep, 1)[0]
         self._queue_cycle.rotate(queue)
         for text in map(_text, messages):
             try:

@@ -12,6 +12,7 @@ from celery import Celery
 
 from arkloop.shared.config import Settings
 from arkloop.shared.storage import broker_transport
+from arkloop.shared.storage.keys import Keys
 
 CONNECT_TIMEOUT_SECONDS = 2
 #: A consumer waits for messages in pieces of this length, and must outlast them.
@@ -81,11 +82,13 @@ def _in_kombus_words(url: str) -> str:
     return url
 
 
-def name_queue(celery: Celery, installation: str) -> None:
-    """Let connections that are made from now on use the names of this installation."""
+def name_queue(celery: Celery, keys: Keys) -> None:
+    """Let connections that are made from now on use the names of the installation, and change them
+    with it.
+    """
     celery.conf.broker_transport_options = {
         **celery.conf.broker_transport_options,
-        "global_keyprefix": f"{installation}:",
+        "installation": lambda: keys.installation,
     }
 
 

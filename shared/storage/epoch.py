@@ -110,5 +110,11 @@ def _remember(keys: Keys, cluster: str, timeline: int) -> None:
 
 def name(keys: Keys, installation: str, timeline: str) -> None:
     """Change the names to those of an installation and a timeline, as `IDENTITY` has them."""
+    before = keys.installation
     keys.installation = hashlib.sha256(installation.encode()).hexdigest()[:12]
+    if before not in ("", keys.installation):
+        log.warning(
+            "Postgres identity changed: the prefix of names in Redis is now %s (was %s)",
+            *(keys.installation, before),
+        )
     keys.epoch = f"{keys.installation}.{timeline.lstrip('0')}"

@@ -5,6 +5,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -12,10 +13,12 @@ import pytest
 
 from arkloop.cli.dev.dev import path_of_children
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.shared.storage import rewinds
 from tests.caller import Caller
 from tests.dumps import dumped, load
 from tests.restore_guide import GIVES_TIME
 from tests.system import System, running_system
+from tests.waiting import eventually
 from tests.web_server import INHERITED
 
 pytestmark = pytest.mark.processes
@@ -65,6 +68,31 @@ def test_a_dump_becomes_a_service_again(
         assert "completed" == found.ended(found.run({"say": "New."}))["status"]
         report = json.loads(_command(system, "doctor", "--json"))
     assert [] == [one for one in report["findings"] if one["status"] == "fail"]
+
+
+def test_workers_take_from_the_queue_of_a_new_identity(
+    new_database: Callable[[], str], tmp_path: Path
+) -> None:
+    """The running processes change to it, say so, and leave nothing in the queue."""
+    with running_system(new_database, tmp_path, web=1) as system:
+        caller, connections = system.caller(), system.connections
+        before = connections.keys.installation
+        with connections.transaction() as tx:
+            rewinds.rotate(tx.sql)
+        rewinds.check(connections)
+        now = connections.keys.installation
+        for process in (system.web[0], system.worker):
+            changed = partial(_has_line, process.log, f"begin with {now} now, before with {before}")
+            eventually(changed)
+
+        for run_id in [caller.run("hello") for _ in range(5)]:
+            assert "completed" == caller.ended(run_id)["status"]
+
+        eventually(lambda: connections.broker.llen(f"{now}:celery") == 0, seconds=10)
+
+
+def _has_line(log: Path, text: str) -> bool:
+    return text in log.read_text()
 
 
 def _numbers_are_whole(caller: Caller, run_id: str) -> None:

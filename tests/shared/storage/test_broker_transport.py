@@ -45,6 +45,10 @@ class Taker:
         while len(self.taken) < count:
             self._connection.drain_events(timeout=seconds)
 
+    def close(self) -> None:
+        """Give back what was taken: nothing has acknowledged it."""
+        self._connection.close()
+
     @property
     def left(self) -> int:
         return int(self.client.llen(f"{self.keys.installation}:celery"))
@@ -65,7 +69,7 @@ def taker(
     keys = Keys()
     keys.installation = uuid4().hex
     celery = celery_app.make_celery(replace(settings, broker_url=url))
-    celery_app.name_queue(celery, keys.installation)
+    celery_app.name_queue(celery, keys)
     celery_app.limit_messages(celery, free_slots)
     with connect_redis(url) as client, celery.connection_for_read() as connection:
         yield Taker(client, connection, keys)
@@ -148,6 +152,27 @@ def test_a_message_that_comes_alone_is_taken_at_once(waiting: Taker) -> None:
         for number in range(1, 4):
             waiting.enqueue([uuid4()])
             waiting.take(number, seconds=10)
+
+
+@pytest.mark.parametrize("takes_several", [True, False])
+def test_a_worker_takes_from_the_list_of_another_installation(
+    waiting: Taker, monkeypatch: pytest.MonkeyPatch, takes_several: bool
+) -> None:
+    """Its name changes when another database takes the place of this one. What the worker has not
+    begun it gives back there.
+    """
+    monkeypatch.setattr(broker_transport.Channel, "_gives_several", takes_several)
+    with waiting.consumer:
+        waiting.enqueue([uuid4()])
+        waiting.take(1, seconds=10)
+
+        waiting.keys.installation = uuid4().hex
+        waiting.enqueue([uuid4() for _ in range(5)])
+        waiting.take(6, seconds=10)
+        assert 0 == waiting.left
+        waiting.close()
+
+    assert 6 == waiting.left
 
 
 def test_no_more_are_taken_than_the_worker_has_room_for(waiting: Taker) -> None:

@@ -27,7 +27,7 @@ def pass_message(settings: Settings, url: str) -> None:
     settings, keys, run_id = replace(settings, broker_url=url), Keys(), uuid4()
     keys.installation = uuid4().hex
     celery = celery_app.make_celery(settings)
-    celery_app.name_queue(celery, keys.installation)
+    celery_app.name_queue(celery, keys)
     with connect_redis(url) as broker:
         queue.enqueue(broker, keys, Outage(1), queue.EXECUTE, [run_id])
     with (

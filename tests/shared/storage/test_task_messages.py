@@ -30,7 +30,7 @@ def test_a_message_is_as_celery_sends_it(settings: Settings) -> None:
     keys, run_id = Keys(), uuid4()
     keys.installation = uuid4().hex
     celery = celery_app.make_celery(settings)
-    celery_app.name_queue(celery, keys.installation)
+    celery_app.name_queue(celery, keys)
     with connect_redis(settings.broker_url) as broker:
         queue.enqueue(broker, keys, Outage(1), queue.EXECUTE, [run_id])
         celery.send_task(queue.EXECUTE, args=[str(run_id)], ignore_result=True)
