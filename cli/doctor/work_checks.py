@@ -1,17 +1,24 @@
 """Work: workers that are alive, runs that wait or hang, and what the sweep should have done."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, timedelta
 
+from redis import RedisError
 from sqlalchemy import Connection, text
 
 from arkloop.cli.doctor.findings import Finding, fail, ok, warn
 from arkloop.shared.billing import usage_sums
 from arkloop.shared.config import Settings
 from arkloop.shared.runs import live_workers
+from arkloop.shared.storage import epoch
+from arkloop.shared.storage.connections import connect_redis
+from arkloop.shared.storage.task_messages import QUEUE
 
 #: Seconds. An idle worker takes a queued run at once, or within 2 s if its message was lost.
 _LATE = 30.0
+#: Seconds. A worker that listens to the queue takes a message within milliseconds.
+_LEFT = 0.5
 #: How long after their end runs are in the sums of usage at the latest.
 _SUMMED_UP = timedelta(hours=1)
 
@@ -84,6 +91,43 @@ def _queue(alive: int, queued: int, oldest: float) -> Finding:
         else "Start a worker."
     )
     return warn("queue", shown, advice)
+
+
+def _messages(settings: Settings, sql: Connection) -> Iterator[Finding]:
+    """Find messages that stay in the broker although workers are alive and no run is queued."""
+    list_ = f"{epoch.installation_of(sql)}:{QUEUE}"
+    if not (count := _left_in(settings.broker_url, list_)):
+        return
+    queued = sql.scalar(
+        text(
+            "SELECT EXISTS (SELECT FROM runs WHERE state = 'queued' AND agent IS NULL"
+            " AND org_id NOT IN (SELECT id FROM orgs WHERE suspended_at IS NOT NULL))"
+        )
+    )
+    if not queued and live_workers.of_service(sql, settings.heartbeat_seconds):
+        messages = "1 message is" if count == 1 else f"{count} messages are"
+        yield warn(
+            "queue messages",
+            f"{messages} left in the broker, although no run is queued",
+            "Restart the workers, with the URLs of Postgres and the broker that web processes have:"
+            " they listen to another queue, and runs start up to 2 s late. No restart is necessary"
+            " while all their slots are in use.",
+        )
+
+
+def _left_in(url: str, list_: str) -> int:
+    """Return how many messages the list has if nobody takes the oldest one for a moment."""
+    broker = connect_redis(url)
+    try:
+        oldest = broker.lindex(list_, -1)
+        if oldest is None:
+            return 0
+        time.sleep(_LEFT)
+        return int(broker.llen(list_)) if broker.lindex(list_, -1) == oldest else 0
+    except (RedisError, OSError, TypeError, ValueError):
+        return 0  # `redis_checks` finds the reason
+    finally:
+        broker.close()
 
 
 def _stuck(settings: Settings, sql: Connection) -> Iterator[Finding]:
@@ -168,6 +212,7 @@ def _usage(_settings: Settings, sql: Connection) -> Iterator[Finding]:
 #: By the name of the finding where one cannot be carried out; a migrated database is required.
 CHECKS: Mapping[str, Callable[[Settings, Connection], Iterator[Finding]]] = {
     "workers": _runs,
+    "queue messages": _messages,
     "sweep": _stuck,
     "retention": _retention,
     "webhooks": _webhooks,

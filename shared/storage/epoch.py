@@ -20,7 +20,7 @@ from typing import Any
 
 import psycopg
 from psycopg import errors
-from sqlalchemy import ScalarSelect, select
+from sqlalchemy import Connection, ScalarSelect, select
 
 from arkloop.shared.outage_log import OutageLog
 from arkloop.shared.storage.keys import Keys
@@ -65,6 +65,14 @@ class FormerPrimary(psycopg.OperationalError):
 def own() -> ScalarSelect[Any]:
     """Build SQL: the epoch of this database, as its row has it."""
     return select(installation.c.epoch).scalar_subquery()
+
+
+def installation_of(sql: Connection) -> str:
+    """Return the name of the installation in Redis, for a caller without names of its own."""
+    keys = Keys()
+    identity, timeline, _ = sql.exec_driver_sql(_IDENTITIES[-1]).one()
+    name(keys, identity, timeline)
+    return keys.installation
 
 
 def learn(keys: Keys, connection: psycopg.Connection[Any]) -> None:

@@ -3,16 +3,19 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import redis
 from click.testing import CliRunner
+from sqlalchemy import text
 
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.cli.main import main
 from arkloop.shared.config import Settings
+from tests.stored_runs import StoredRuns
 
 
 @dataclass(frozen=True)
@@ -93,3 +96,13 @@ def configure(own_redis: EmbeddedRedis) -> Iterator[Callable[..., None]]:
     for name in ("maxmemory", "maxmemory-policy"):
         client.config_set(name, usual[name])
     client.close()
+
+
+@contextmanager
+def database_of(stored: StoredRuns) -> Iterator[None]:
+    """Begin without runs and workers, and end so."""
+    for _ in range(2):
+        with stored.connections.transaction() as tx:
+            tx.sql.execute(text("TRUNCATE workers, runs CASCADE"))
+        if _ == 0:
+            yield

@@ -29,7 +29,14 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.billing import run_usage, usage_days_until
 from tests import stored_deliveries
-from tests.cli.doctor.examined import Examine, configure, examine, own_redis, seconds
+from tests.cli.doctor.examined import (
+    Examine,
+    configure,
+    database_of,
+    examine,
+    own_redis,
+    seconds,
+)
 from tests.clients import Register, User
 from tests.closed_port import closed_port
 from tests.full_disk import full_disk
@@ -372,13 +379,3 @@ def usage_of(
     with stored.connections.transaction() as tx:
         tx.sql.execute(delete(run_usage))
         tx.sql.execute(update(usage_days_until).values(day=None, interval_at=None))
-
-
-@contextmanager
-def database_of(stored: StoredRuns) -> Iterator[None]:
-    """Begin without runs and workers, and end so."""
-    for _ in range(2):
-        with stored.connections.transaction() as tx:
-            tx.sql.execute(text("TRUNCATE workers, runs CASCADE"))
-        if _ == 0:
-            yield
