@@ -147,7 +147,7 @@ class CheckedClient(httpx2.AsyncClient):
         return self.transport.refused_with
 
     def has_rejected(self, call_id: str | None) -> bool:
-        """Return whether the server rejected this request of a session unread, with a 4xx.
+        """Return whether the server rejected this request unread, with a 4xx.
 
         A request without an id of its own counts if any such request was rejected.
         """
@@ -201,9 +201,6 @@ class _Transport(httpx2.AsyncHTTPTransport):
             # The task that sends a request reads its response, too.
             STREAM_OF.set(call_id_of(request))
         response = await super().handle_async_request(request)
-        # A GET is for a stream of notifications, which many servers do not have.
-        if request.method == "POST":
-            self._note(request, response.status_code)
         if response.headers.get("content-encoding", "identity") != "identity":
             await response.aclose()
             raise httpx2.DecodingError(
@@ -221,22 +218,28 @@ class _Transport(httpx2.AsyncHTTPTransport):
             stream=_Bounded(response.stream, most),
             extensions=response.extensions,
         )
-        if request.method == "POST" and kind.startswith("application/json"):
-            # The SDK would read it whole as well, but not expect that this can fail.
-            await _read(bounded)
+        # A GET is for a stream of notifications, which many servers do not have.
+        if request.method == "POST":
+            if is_json := kind.startswith("application/json"):
+                # The SDK would read it whole as well, but not expect that this can fail.
+                await _read(bounded)
+            self._note(request, bounded.status_code, bounded.content if is_json else b"")
         return bounded
 
-    def _note(self, request: httpx2.Request, status: int) -> None:
+    def _note(self, request: httpx2.Request, status: int, body: bytes) -> None:
         call_id = call_id_of(request)
         self.doubted.pop(call_id, None)  # by OAuth a request may be sent again
         if status < 400:
             return
         self.refused_with = status
-        if "mcp-session-id" not in request.headers:
-            return
+        # Without an id, too, a server of another version may not know what was agreed on.
+        has_id = "mcp-session-id" in request.headers
         if status >= 500 or status in _SELDOM_ABOUT_SESSIONS:
-            self.doubted[call_id] = status
-        elif status not in _NOT_ABOUT_SESSIONS:
+            if has_id:
+                self.doubted[call_id] = status
+        elif status not in _NOT_ABOUT_SESSIONS and (
+            has_id or failed_requests.is_rejected_unread(request, body)
+        ):
             self.rejected.add(call_id)
 
 

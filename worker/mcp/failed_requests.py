@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import httpx2
+from mcp_types import UNSUPPORTED_PROTOCOL_VERSION, JSONRPCError, jsonrpc_message_adapter
+from pydantic import ValidationError
 
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import tls_failure
@@ -35,6 +37,34 @@ _MARK = secrets.token_hex(16)
 def is_of_handshake(request: httpx2.Request) -> bool:
     """Return whether the POST is one of those that begin a session."""
     return json.loads(request.content).get("method") in _HANDSHAKE
+
+
+def relies_on_handshake(request: httpx2.Request) -> bool:
+    """Return whether the POST is a request by the protocol that a handshake has agreed on."""
+    if request.headers.get("content-type") != "application/json":
+        return False  # a form of OAuth, which registers clients in JSON
+    message = json.loads(request.content)
+    is_request = "jsonrpc" in message and "method" in message and "id" in message
+    return is_request and message["method"] not in _HANDSHAKE
+
+
+def is_rejected_unread(request: httpx2.Request, body: bytes) -> bool:
+    """Return whether a 4xx with this JSON may be about what the handshake has agreed on.
+
+    By the protocol 2026-07-28 errors that tools raise have such a status, too, with the id of the
+    request. Servers that do not know the session or its protocol send none, but for the code.
+    """
+    if not relies_on_handshake(request):
+        return False
+    try:
+        error = jsonrpc_message_adapter.validate_json(body, by_name=False)
+    except ValidationError:
+        return True
+    return (
+        not isinstance(error, JSONRPCError)
+        or error.id != json.loads(request.content).get("id")
+        or error.error.code == UNSUPPORTED_PROTOCOL_VERSION
+    )
 
 
 def message_of(request: httpx2.Request) -> Mapping[str, Any]:

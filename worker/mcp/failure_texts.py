@@ -9,6 +9,8 @@ from arkloop.worker.mcp.checked_http import CheckedClient
 from arkloop.worker.mcp.failed_requests import LOST, NOT_VALID
 from arkloop.worker.mcp.results import MAX_ERROR_CHARACTERS, cut
 
+#: The SDK's message for a 404 without an error of JSON-RPC, outside of a session with an id.
+NOT_FOUND = "Not Found"
 #: The beginning of what the SDK says of a response that the server has not finished.
 _STREAM_ENDED = "SSE stream ended"
 
@@ -35,7 +37,7 @@ def of_error(error: MCPError, http: CheckedClient | None) -> str:
         return NOT_VALID
     text = cut(clean(error.message), MAX_ERROR_CHARACTERS, "…")
     status = http.refused_with if http is not None else None
-    if error.message in ("Server returned an error response", "Not Found") and status is not None:
+    if error.message in ("Server returned an error response", NOT_FOUND) and status is not None:
         return f"The server responded with HTTP status {status}."
     if http is not None and error.message.startswith(_STREAM_ENDED):
         return LOST

@@ -337,6 +337,7 @@ class Session:
                 raise McpFailed(f"{self._reason}{MAY_BE_DONE if is_unknown else ''}") from None
             # With these it has read the request, whatever the status.
             is_read = error.code in (INVALID_PARAMS, METHOD_NOT_FOUND)
+            is_read &= error.message != failure_texts.NOT_FOUND
             text = failure_texts.of_error(error, self._http)
             is_rejected = self._http is not None and self._http.has_rejected(call_id)
             if not is_read and (is_rejected or await self._is_lost(call_id)):

@@ -11,7 +11,10 @@ from typing import Any
 
 
 class Lying(BaseHTTPRequestHandler):
-    """A server that knows the handshake; a call gets whatever the test chooses."""
+    """A server that knows the handshake; a call gets whatever the test chooses.
+
+    One that `is_modern` knows `server/discover` instead, of the protocol 2026-07-28.
+    """
 
     protocol_version = "HTTP/1.1"
     on_call: Callable[["Lying"], None]
@@ -19,16 +22,23 @@ class Lying(BaseHTTPRequestHandler):
     paths: list[str]
     message: dict[str, Any]
     session_id: str | None = None
+    is_modern: bool = False
     let_go: threading.Event
     replies: dict[str, "queue.Queue[dict[str, Any]]"]  # of the client, to what `ask` sends
 
     def do_POST(self) -> None:
         message = self.message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.paths.append(self.path)
+        self.respond(message)
+
+    def respond(self, message: dict[str, Any]) -> None:
         schema = {"type": "object"}
         match message.get("method"):
             case None:
                 self.on_reply()
+            case "server/discover" if self.is_modern:
+                about = {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}}
+                self.result(message, about)
             case "initialize":
                 version = message["params"]["protocolVersion"]
                 about = {"protocolVersion": version, "capabilities": {"tools": {}}}
@@ -55,6 +65,8 @@ class Lying(BaseHTTPRequestHandler):
         self.send(202, b"")
 
     def result(self, message: dict[str, Any], result: dict[str, Any]) -> None:
+        if self.is_modern:
+            result = {**result, "resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
         self.send_json({"jsonrpc": "2.0", "id": message["id"], "result": result})
 
     def error(self, message: dict[str, Any], why: str = "Method not found") -> None:

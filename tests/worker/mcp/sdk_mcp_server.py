@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import anyio
+from mcp import MCPError
 from mcp.server.mcpserver import Context, MCPServer
 
 FOLDER = Path(sys.argv[2])
@@ -24,6 +25,14 @@ def header(name: str, context: Context) -> str:
     """Return a header of the request."""
     headers = context.headers or {}
     return str(headers.get(name.lower()))
+
+
+@server.tool()
+def pay(code: int) -> str:
+    """Do the work, then fail with this code."""
+    with (FOLDER / "paid").open("a") as paid:
+        print(code, file=paid)
+    raise MCPError(code=code, message="The account is closed.")
 
 
 @server.tool()
