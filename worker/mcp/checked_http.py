@@ -36,6 +36,8 @@ MAX_STREAM_BYTES = 64 * 1024 * 1024
 MAX_AUTH_REQUESTS = 32
 #: After which a reply to a request of the server is sent again.
 REPEAT_SECONDS = 1.0
+#: Between attempts to open a stream of notifications, whatever pause its server asks for.
+REOPEN_SECONDS = 1.0
 #: For the response to a notification or a reply, before the next message is sent.
 BRIEF_SECONDS = 1.0
 #: For a notification in all.
@@ -60,6 +62,7 @@ class CheckedClient(httpx2.AsyncClient):
         """Call `on_lost_reply` with the id of the server's request, and why it has no reply."""
         self._on_lost_reply = on_lost_reply
         self._left: set[asyncio.Task[None]] = set()  # what `_begin` does not wait for any more
+        self._reopens_at = 0.0  # a stream of notifications; not before
         self.transport = _Transport(policy)
         super().__init__(
             # Whatever is compressed may be a bomb.
@@ -81,6 +84,9 @@ class CheckedClient(httpx2.AsyncClient):
                 return await self._begin(request, self._send_reply(request, asked_id, **options))
             if failed_requests.is_notification(message):
                 return await self._begin(request, self._notify(request, **options))
+            # The stream of a call is opened again by the task that sent the call.
+            if request.method == "GET" and self.transport.has_stream and STREAM_OF.get() is None:
+                return await self._reopen(request, **options)
             return await super().send(request, **options)
         except failed_requests.FAILURES as error:
             # The SDK expects exceptions of a GET and a DELETE, but of no message in a session.
@@ -116,6 +122,21 @@ class CheckedClient(httpx2.AsyncClient):
     async def _notify(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         async with asyncio.timeout(NOTIFY_SECONDS):
             return await super().send(request, **options)
+
+    async def _reopen(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Open the stream of notifications once more; where that fails, return an empty one.
+
+        The SDK opens one that has ended again and again, but gives up after two failures.
+        """
+        await anyio.sleep_until(self._reopens_at)
+        self._reopens_at = anyio.current_time() + REOPEN_SECONDS
+        with contextlib.suppress(*failed_requests.UNDELIVERED):
+            response = await super().send(request, **options)
+            if response.status_code < 500:
+                return response
+            await response.aclose()
+        headers = {"Content-Type": "text/event-stream"}
+        return httpx2.Response(200, headers=headers, content=b"", request=request)
 
     async def _send_reply(
         self, request: httpx2.Request, asked_id: str | int, **options: Any
@@ -167,7 +188,7 @@ class CheckedClient(httpx2.AsyncClient):
 
     @property
     def connections_made(self) -> int:
-        """The number of connections so far; behind each the server may be another process."""
+        """The number of connections for POSTs; behind each the server may be another process."""
         return self.transport.backend.connections_made
 
     @property
@@ -184,7 +205,12 @@ class _Transport(httpx2.AsyncHTTPTransport):
         self.backend = _CheckedBackend(policy)
         # A private attribute: the version is pinned, and a test sees forbidden addresses refused.
         self._pool._network_backend = self.backend
+        # A stream of notifications ends the connection that it breaks on: no call's, which would
+        # have the tools listed first.
+        self._gets = httpx2.AsyncHTTPTransport(verify=ssl_context(), trust_env=False, limits=limits)
+        self._gets._pool._network_backend = _CheckedBackend(policy)
         self.refused_with: int | None = None
+        self.has_stream = False  # a GET has opened one
         self.rejected: set[str | None] = set()
         self.doubted: dict[str | None, int] = {}
 
@@ -193,6 +219,10 @@ class _Transport(httpx2.AsyncHTTPTransport):
         # One that the server has closed, or that was idle for too long, has expired.
         return any(one.is_idle() and not one.has_expired() for one in self._pool.connections)
 
+    async def __aexit__(self, *error: Any) -> None:
+        await self._gets.aclose()
+        await super().__aexit__(*error)
+
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "POST" and TRACEPARENT.encode() in request.content:
             # Proxies and servers' frameworks read the header.
@@ -200,7 +230,9 @@ class _Transport(httpx2.AsyncHTTPTransport):
         if request.method == "POST":
             # The task that sends a request reads its response, too.
             STREAM_OF.set(call_id_of(request))
-        response = await super().handle_async_request(request)
+        is_get = request.method == "GET"
+        send = self._gets.handle_async_request if is_get else super().handle_async_request
+        response = await send(request)
         if response.headers.get("content-encoding", "identity") != "identity":
             await response.aclose()
             raise httpx2.DecodingError(
@@ -212,10 +244,12 @@ class _Transport(httpx2.AsyncHTTPTransport):
         headers = response.headers.copy()
         if is_stream:
             headers["Content-Type"] = "text/event-stream"  # with no charset but the client's
+        self.has_stream |= is_get and is_stream and response.is_success
+        is_of_session = is_get and is_stream and STREAM_OF.get() is None
         bounded = httpx2.Response(
             status_code=response.status_code,
             headers=headers,
-            stream=_Bounded(response.stream, most),
+            stream=_Bounded(response.stream, most, ends_where_it_breaks=is_of_session),
             extensions=response.extensions,
         )
         # A GET is for a stream of notifications, which many servers do not have.
@@ -274,16 +308,23 @@ async def _read(response: httpx2.Response) -> None:
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    def __init__(self, stream: Any, most: int) -> None:
+    def __init__(self, stream: Any, most: int, *, ends_where_it_breaks: bool) -> None:
         self._stream = stream
         self._left = most
+        self._ends_where_it_breaks = ends_where_it_breaks
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._stream:
-            self._left -= len(chunk)
-            if self._left < 0:
-                raise TooLarge("the response is too large")
-            yield chunk
+        try:
+            async for chunk in self._stream:
+                self._left -= len(chunk)
+                if self._left < 0:
+                    raise TooLarge("the response is too large")
+                yield chunk
+        except httpx2.TransportError:
+            # The SDK opens a stream of notifications again where it ends, but gives up after two
+            # breaks, however long it was open in between. A message that arrived in part is lost.
+            if not self._ends_where_it_breaks:
+                raise
 
     async def aclose(self) -> None:
         await self._stream.aclose()
