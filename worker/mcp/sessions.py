@@ -150,6 +150,8 @@ class Session:
                 raise ToolChanged(f"The server no longer offers the tool {tool!r}.")
             if described.hash != pinned:
                 raise ToolChanged(f"The tool {tool!r} has changed; an admin must approve it again.")
+            if described.problem is not None:
+                raise ToolChanged(f"The tool {tool!r} can no longer be called; see its `problem`.")
             call_id = secrets.token_hex(8)
             request = types.CallToolRequest(
                 params=types.CallToolRequestParams(

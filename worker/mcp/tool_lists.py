@@ -11,8 +11,9 @@ from typing import Any
 
 import mcp_types as types
 from mcp import Client
+from mcp.shared.inbound import find_invalid_x_mcp_header
 from mcp_types.methods import validate_server_result
-from mcp_types.version import LATEST_HANDSHAKE_VERSION
+from mcp_types.version import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from arkloop.shared.events.plain import clean
@@ -24,6 +25,7 @@ MAX_PAGES = 64
 _USED = ("name", "description", "inputSchema")
 #: What this module adds to a tool's `_meta`; that of the server is left out.
 _PROBLEM = "problem"
+_MODERN_PROBLEM = "modern_problem"  # by the protocol 2026-07-28 alone
 _SCHEMA = "schema"
 _MAX_PROBLEM_CHARACTERS = 500
 _NEEDS_TASKS = "It requires tasks, which are not supported."
@@ -33,9 +35,10 @@ async def list_tools(client: Client) -> list[Description]:
     """Request all pages of a server's list. Raises: McpFailed."""
     found: list[Description] = []
     cursor: str | None = None
+    is_modern = client.protocol_version in MODERN_PROTOCOL_VERSIONS
     for _ in range(MAX_PAGES):
         page = await client.session.list_tools(params=types.PaginatedRequestParams(cursor=cursor))
-        found += map(description_of, page.tools)
+        found += [description_of(tool, is_modern=is_modern) for tool in page.tools]
         if len(found) > MAX_TOOLS:
             raise McpFailed(f"The server offers more than {MAX_TOOLS} tools.")
         cursor = page.next_cursor
@@ -58,7 +61,7 @@ def by_name(found: Iterable[Description]) -> dict[str, Description]:
     return tools
 
 
-def description_of(tool: types.Tool) -> Description:
+def description_of(tool: types.Tool, *, is_modern: bool) -> Description:
     """Describe a tool of a normalized list as its server gave it."""
     name, text = tool.name, tool.description or ""
     if tool.meta is None:
@@ -67,6 +70,8 @@ def description_of(tool: types.Tool) -> Description:
     described = describe(name, text, given)
     parameters = described.parameters if isinstance(given, Mapping) else {}
     problem = described.problem or tool.meta[_PROBLEM]
+    if problem is None and is_modern:
+        problem = tool.meta[_MODERN_PROBLEM]
     return replace(described, parameters=parameters, problem=problem)
 
 
@@ -86,14 +91,20 @@ def _judged(given: Any, number: int) -> dict[str, Any]:
         # Arguments are an object in any case, and some servers say so little of no arguments.
         tool["inputSchema"] = {"type": "object", "properties": {}, **schema}
     problem = _problem(tool) or (_NEEDS_TASKS if _needs_tasks(given) else None)
-    if problem is None:
+    # The SDK leaves out the tools that have one, but only it knows the protocol.
+    modern_problem = find_invalid_x_mcp_header(tool.get("inputSchema"))
+    if problem is None and modern_problem is None:
         return tool
     name, text = tool.get("name"), tool.get("description")
     return {
         "name": name if isinstance(name, str) else f"(number {number} of the list)",
         "description": text if isinstance(text, str) else "",
         "inputSchema": {"type": "object"},
-        "_meta": {_PROBLEM: problem, _SCHEMA: tool.get("inputSchema")},
+        "_meta": {
+            _PROBLEM: problem,
+            _MODERN_PROBLEM: modern_problem and _not_valid(modern_problem),
+            _SCHEMA: tool.get("inputSchema"),
+        },
     }
 
 
@@ -110,5 +121,9 @@ def _problem(tool: dict[str, Any]) -> str | None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         path = ".".join(map(str, first["loc"][2:]))
-        return clean(f"Not valid MCP: {path}: {first['msg']}"[:_MAX_PROBLEM_CHARACTERS])
+        return _not_valid(f"{path}: {first['msg']}")
     return None
+
+
+def _not_valid(reason: str) -> str:
+    return clean(f"Not valid MCP: {reason}"[:_MAX_PROBLEM_CHARACTERS])
