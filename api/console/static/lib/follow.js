@@ -7,6 +7,8 @@ import { frames } from "./sse.js"
 /** The service pings every 10 s: a connection that is silent for longer than this is dead. */
 const SILENCE_MS = 25_000
 const MOST_PAUSE_MS = 10_000
+/** A tab that is hidden for longer leaves its connection to others: over HTTP/1.1, all tabs have six. */
+const HIDDEN_MS = 5_000
 
 /**
  * @typedef {object} Followed
@@ -19,8 +21,10 @@ const MOST_PAUSE_MS = 10_000
  * @property {() => boolean} [isEnd] true if a clean end of the response is the end of all
  */
 
+const isHidden = () => document.visibilityState === "hidden"
+
 /**
- * Follow a stream from a cursor. Returns a function that ends it.
+ * Follow a stream from a cursor, while the page is seen. Returns a function that ends it.
  * @param {string | null} cursor
  * @param {Followed} followed
  */
@@ -30,12 +34,22 @@ export function follow(cursor, followed) {
   /** @type {AbortController | null} */
   let connection = null
   const cut = () => connection?.abort()
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let hiding
+  /** Continues once the page is seen. */
+  let wake = () => {}
   const watchdog = setInterval(() => {
     if (connection !== null && Date.now() - lastByte > SILENCE_MS) cut()
   }, 5_000)
   // After a sleep the timers above are late: what is silent since before is cut at once.
   const onVisible = () => {
-    if (document.visibilityState === "visible" && Date.now() - lastByte > SILENCE_MS) cut()
+    clearTimeout(hiding)
+    if (isHidden()) {
+      hiding = setTimeout(cut, HIDDEN_MS)
+      return
+    }
+    if (Date.now() - lastByte > SILENCE_MS) cut()
+    wake()
   }
   const onOffline = () => {
     followed.onState("offline")
@@ -48,6 +62,10 @@ export function follow(cursor, followed) {
   const run = async () => {
     let failures = 0
     while (!isStopped) {
+      if (isHidden()) {
+        await new Promise((resolve) => (wake = () => resolve(undefined)))
+        continue
+      }
       let leastPause = 0
       connection = new AbortController()
       lastByte = Date.now()
@@ -66,6 +84,7 @@ export function follow(cursor, followed) {
         if (followed.isEnd?.() ?? false) break
       } catch (error) {
         if (isStopped) return
+        if (connection.signal.aborted && isHidden()) continue
         const isLimited = error instanceof ApiError && error.status === 429
         // An organization is resumed, and people sign in again.
         const isPassing = error instanceof ApiError && (error.status >= 500 || error.status === 401)
@@ -96,10 +115,12 @@ export function follow(cursor, followed) {
   return () => {
     isStopped = true
     clearInterval(watchdog)
+    clearTimeout(hiding)
     document.removeEventListener("visibilitychange", onVisible)
     removeEventListener("online", onVisible)
     removeEventListener("offline", onOffline)
     cut()
+    wake()
   }
 }
 
