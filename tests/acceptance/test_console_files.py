@@ -146,3 +146,72 @@ def test_an_upload_goes_through_while_its_thread_is_left(
     with page.expect_request(CREATES) as request:
         send(page).click()
     assert 3 == len(request.value.post_data_json["message"]["content"])
+
+
+#: Writes cells as Excel does, with a picture of them, or the picture alone.
+COPY = """async (hasText) => {
+  const canvas = new OffscreenCanvas(40, 20)
+  canvas.getContext("2d").fillRect(0, 0, 9, 9)
+  const parts = { "image/png": await canvas.convertToBlob({ type: "image/png" }) }
+  if (hasText) {
+    parts["text/plain"] = new Blob(["SKU\\tQty\\nA-17\\t4"], { type: "text/plain" })
+    const table = "<table><tr><td>SKU<td>Qty<tr><td>A-17<td>4</table>"
+    parts["text/html"] = new Blob([table], { type: "text/html" })
+  }
+  await navigator.clipboard.write([new ClipboardItem(parts)])
+}"""
+
+
+@pytest.mark.parametrize("has_text", [True, False])
+def test_cells_are_pasted_as_text_and_a_picture_alone_is_attached(
+    context: BrowserContext, user: Caller, has_text: bool
+) -> None:
+    """Office puts a picture of what was copied beside its text; a screenshot has none."""
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = signed_in(context, user, "/threads/new")
+    box(page).click()
+    page.evaluate(COPY, has_text)
+    page.keyboard.press("ControlOrMeta+V")
+
+    if has_text:
+        expect(box(page)).to_have_value("SKU\tQty\nA-17\t4")
+    expect(attached(page)).to_have_text([] if has_text else ["image.png"])
+    if not has_text:
+        expect(box(page)).to_have_value("")
+
+
+#: Pastes what a page cannot write to the clipboard; returns whether the browser is to insert text.
+PASTE = """([texts, type]) => {
+  const data = new DataTransfer()
+  for (const [kind, text] of Object.entries(texts)) data.setData(kind, text)
+  data.items.add(new File(["x"], "plan.bin", { type }))
+  const options = { clipboardData: data, bubbles: true, cancelable: true }
+  return document.querySelector(".composer textarea").dispatchEvent(
+    new ClipboardEvent("paste", options))
+}"""
+
+
+@pytest.mark.parametrize(
+    ("texts", "media_type", "is_text"),
+    [
+        pytest.param({"text/plain": "plan.bin"}, "image/png", False, id="Finder"),
+        pytest.param({"text/html": "<img>"}, "image/png", False, id="a page's picture"),
+        pytest.param({"text/plain": "A", "text/rtf": "{}"}, "image/png", True, id="Word"),
+        pytest.param(
+            {"text/plain": " ", "text/html": "<img>", "text/rtf": "{}"},
+            "image/png",
+            False,
+            id="Word's picture",
+        ),
+        pytest.param({"text/plain": "A", "text/html": "A"}, "text/csv", False, id="a text file"),
+    ],
+)
+def test_a_paste_is_text_where_a_picture_is_one_of_text(
+    context: BrowserContext, user: Caller, texts: dict[str, str], media_type: str, is_text: bool
+) -> None:
+    """Names that file managers put beside files, and pictures without text, are not pasted."""
+    page = signed_in(context, user, "/threads/new")
+    expect(box(page)).to_be_visible()
+
+    assert is_text == page.evaluate(PASTE, [texts, media_type])
+    expect(attached(page)).to_have_count(0 if is_text else 1)

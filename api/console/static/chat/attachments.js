@@ -133,6 +133,15 @@ async function upload(file, key, user, signal) {
  */
 const isCrowded = ({ status, retryAfter, details }) => (status === 429 || status === 503) && retryAfter > 0 && !details.per_minute
 
+/**
+ * Return whether what is pasted is text, although it has files: Office puts a picture beside what is copied. Only text has
+ * a form with a layout as well; file managers put the name of a file beside it, and browsers an `<img>` beside a picture.
+ * @param {DataTransfer | null} data
+ */
+export const isText = (data) => data !== null && data.getData("text/plain").trim() !== ""
+  && (data.types.includes("text/html") || data.types.includes("text/rtf"))
+  && [...data.files].every((file) => file.type.startsWith("image/"))
+
 /** Return the content of a message: its text, or its parts. @param {string} text @param {Attachment[]} list of files that are uploaded */
 export function contentOf(text, list) {
   if (list.length === 0) return text

@@ -2,7 +2,7 @@
 import { html, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { may } from "../lib/session.js"
 import { Button } from "../ui/parts.js"
-import { Attach, Attached, contentOf, useAttachments } from "./attachments.js"
+import { Attach, Attached, contentOf, isText, useAttachments } from "./attachments.js"
 import { draftOf, filesOf, joined, left, pack, saveDraft, saveFiles, textOf } from "./outbox.js"
 
 const BUSY = /** @type {const} */ ([
@@ -75,7 +75,7 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
     <${Attached} list=${files.list} onRemove=${files.remove} />
     <label class="sr" for=${id}>Message</label>
     <textarea id=${id} ref=${box} rows="1" placeholder=${placeholder} value=${text} onKeyDown=${onKey}
-      onPaste=${(/** @type {ClipboardEvent} */ event) => take(event, event.clipboardData)}
+      onPaste=${(/** @type {ClipboardEvent} */ event) => isText(event.clipboardData) || take(event, event.clipboardData)}
       onInput=${(/** @type {any} */ event) => write(event.target.value)}></textarea>
     <div class="composer-foot">
       ${canAttach && html`<${Attach} onFiles=${files.add} />`}
