@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_losses import lose, say, unreachable
+from tests.acceptance.test_console_losses import CREATES, hold, lose, say, unreachable
 from tests.acceptance.test_console_settings import go, press, signed_in, until_held
 from tests.acceptance.test_files import upload
 from tests.caller import Caller, script
@@ -65,6 +65,31 @@ def test_a_message_is_sent_again(
     expect(page.locator(".said")).to_have_count(1)
     expect(page.get_by_text("Sending …")).to_have_count(0)
     assert 2 == len(user.kept(thread_id))
+
+
+def test_a_long_message_has_the_time_that_a_slow_connection_takes(
+    context: BrowserContext, user: Caller
+) -> None:
+    """A request is given up after 30 s and the time that its bytes take at 8 KB/s."""
+    context.clock.install()
+    thread_id = user.thread()
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    expect(page.get_by_text("Nothing said yet")).to_be_visible()
+    held = hold(context, CREATES)
+    failed: list[str] = []
+    page.on("requestfailed", lambda one: failed.append(one.url))
+    say(page, "é" * 120_000)
+    until_held(page, held, 1)
+    page.clock.fast_forward(55_000)
+    page.wait_for_timeout(1_000)
+    assert [] == [url for url in failed if url.endswith("/runs")]
+    page.clock.fast_forward(10_000)
+    until_held(page, held, 2)
+    held[1].continue_()
+
+    expect(page.locator(".run")).to_contain_text("You said: é")
+    expect(page.locator(".said")).to_have_count(1)
+    assert 1 == len(user.get(f"/v1/threads/{thread_id}/runs"))
 
 
 def test_a_thread_is_opened(context: BrowserContext, user: Caller, proxy: SilencingProxy) -> None:

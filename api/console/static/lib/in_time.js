@@ -2,7 +2,7 @@
 
 /** The service answers in less, however busy it is; only uploads take longer. */
 const MOST_MS = 30_000
-/** What a slow connection brings in a millisecond, and the longest that a body of unknown length may take. */
+/** What a slow connection carries in a millisecond, and the longest that a body of unknown length may take. */
 const LEAST_BYTES = 8
 const MOST_BODY_MS = 5 * 60_000
 /**
@@ -35,10 +35,10 @@ export async function inTime(url, { signal, ...options } = {}, most = MOST_MS) {
 }
 
 /**
- * Fetch something of any length; fails if its headers are not there in time, or its body takes longer than on a slow
- * connection. Streams and uploads have no such limit. Its signal calls off the body, too.
+ * Fetch something of any length; fails if its headers are not there in time, or a body, that of the request included, takes
+ * longer than on a slow connection. Streams and uploads have no such limit. Its signal calls off the body, too.
  * @param {URL} url
- * @param {RequestInit} options
+ * @param {RequestInit & {body?: string | FormData}} options
  */
 export async function unlessSilent(url, { signal, ...options }) {
   const control = new AbortController()
@@ -46,7 +46,8 @@ export async function unlessSilent(url, { signal, ...options }) {
   const giveUp = () => control.abort(new Error("The connection stopped sending data."))
   if (signal?.aborted) stop()
   signal?.addEventListener("abort", stop, { once: true })
-  const timer = options.body instanceof FormData ? undefined : setTimeout(giveUp, MOST_MS)
+  const { body = "" } = options
+  const timer = body instanceof FormData ? undefined : setTimeout(giveUp, MOST_MS + new Blob([body]).size / LEAST_BYTES)
   try {
     const response = await fetch(url, { ...options, signal: control.signal })
     // After the end of the body this changes nothing.
