@@ -37,6 +37,7 @@ from arkloop.worker.mcp.elicitations import MAX_URL_CHARACTERS, is_web_page
 from arkloop.worker.mcp.failed_requests import NOT_AUTHORIZED
 from arkloop.worker.mcp.grants import has_expired, parsed, plain
 from arkloop.worker.mcp.issuers import Issuer
+from arkloop.worker.mcp.registrations import Registrations
 from arkloop.worker.mcp.server import Server
 
 CLIENT_NAME = "Arkloop Runs"
@@ -74,10 +75,8 @@ class EndUserOAuth(OAuthClientProvider):
         )
         self._server = server
         self._initialized = True
-        self._registered = token_requests.registered_by_hand(server)
-        self.context.client_info = self._registered
-        self._stored: OAuthClientInformationFull | None = None  # made before, by another process
-        self._made: OAuthClientInformationFull | None = None  # by this session
+        self._clients = Registrations(server, self.context.client_metadata)
+        self.context.client_info = self._clients.by_hand
         self._issuer: str | None = None  # of the authorization server that the client belongs to
         self.grant: dict[str, Any] | None = None
         #: Called with each new grant at once: a request may be cancelled before it has its answer.
@@ -102,8 +101,7 @@ class EndUserOAuth(OAuthClientProvider):
         """
         grant, answered = access["grant"], access["answered"]
         self._failure, self._has_code = None, answered is not None
-        stored = parsed(OAuthClientInformationFull, access["client"])
-        self._stored = stored if stored is None or self._leads_here(stored) else self._made
+        self._clients.use_stored(access["client"])
         self._issuer = (access["client"] or {}).get("issuer") if grant is None else grant["at"][0]
         if answered is not None:
             self._answered = answered
@@ -114,7 +112,7 @@ class EndUserOAuth(OAuthClientProvider):
             self.context.clear_tokens()
             if self._answered is None and not self.context.lock.locked():
                 # Without one a client is registered; a flow in progress keeps its own.
-                self.context.client_info = self._registered or self._stored
+                self.context.client_info = self._clients.known
         elif grant["id"] not in self._seen:
             self.grant = grant
             self._seen.add(grant["id"])
@@ -236,7 +234,8 @@ class EndUserOAuth(OAuthClientProvider):
         return Issuer(super()._expected_issuer())
 
     def _is_secret_of_another(self) -> bool:
-        if self._registered is None or self._registered.client_secret is None:
+        by_hand = self._clients.by_hand
+        if by_hand is None or by_hand.client_secret is None:
             return False
         return self._issuer is not None and self._issuer != self._expected_issuer()
 
@@ -247,20 +246,20 @@ class EndUserOAuth(OAuthClientProvider):
         if self.grant is not None and not self._is_granted_here():
             # An earlier request has found another authorization server, and nobody went there.
             self._load(self.grant)
-        token_requests.choose_method(self._registered, self.context.oauth_metadata)
+        token_requests.choose_method(self._clients.by_hand, self.context.oauth_metadata)
         return await super()._refresh_token()
 
     async def _exchange_token_authorization_code(
         self, auth_code: str, code_verifier: str
     ) -> httpx2.Request:
-        token_requests.choose_method(self._registered, self.context.oauth_metadata)
+        token_requests.choose_method(self._clients.by_hand, self.context.oauth_metadata)
         return await super()._exchange_token_authorization_code(auth_code, code_verifier)
 
     async def _by_basic(
         self, sent: httpx2.Request, response: httpx2.Response
     ) -> httpx2.Request | None:
         """Return a request whose client was refused, with HTTP Basic, if that may be accepted."""
-        if self._registered is None or not await token_requests.is_client_refused(response):
+        if self._clients.by_hand is None or not await token_requests.is_client_refused(response):
             return None
         return await token_requests.by_basic(self.context, sent)
 
@@ -268,8 +267,8 @@ class EndUserOAuth(OAuthClientProvider):
         self, by_form: httpx2.Response, by_basic: httpx2.Response
     ) -> httpx2.Response:
         """Return the response that says more, and keep to Basic if the client was accepted."""
-        if self._registered is not None and await token_requests.is_client_accepted(by_basic):
-            self._registered.token_endpoint_auth_method = token_requests.BASIC
+        if self._clients.by_hand is not None and await token_requests.is_client_accepted(by_basic):
+            self._clients.by_hand.token_endpoint_auth_method = token_requests.BASIC
             return by_basic
         return by_basic if token_requests.is_unavailable(by_basic) else by_form
 
@@ -293,27 +292,17 @@ class EndUserOAuth(OAuthClientProvider):
     async def _handle_refresh_response(self, response: httpx2.Response) -> bool:
         if token_requests.is_unavailable(response):
             raise McpFailed(NOT_AUTHORIZED)  # the grant may still be good
-        if self._registered is None and await token_requests.error_of(response) == "invalid_client":
-            self._replace_client()
+        error = await token_requests.error_of(response)
+        if error == "invalid_client" and self._clients.by_hand is None:
+            self.context.client_info = self._clients.in_place_of(self.context.client_info)
         return await super()._handle_refresh_response(response)
-
-    def _leads_here(self, client: OAuthClientInformationFull) -> bool:
-        """Return whether people come back from a client's pages: our address may have changed."""
-        ours = self.context.client_metadata.redirect_uris or []
-        uris = client.redirect_uris  # not known of an admin's client, and of some earlier ones
-        return not uris or str(ours[0]) in map(str, uris)
-
-    def _replace_client(self) -> None:
-        """Use the stored client in place of one that is forgotten, or have another registered."""
-        client, stored = self.context.client_info, self._stored
-        is_it = client is None or stored is None or stored.client_id == client.client_id
-        self.context.client_info = None if is_it else stored
 
     async def _perform_authorization_code_grant(self) -> tuple[str, str]:
         answered, self._answered = self._answered, None
         if answered is None or answered["at"] != self._where():
             # If the server names another authorization server now, that one must not get the code.
-            if self.context.client_info is None or not self._leads_here(self.context.client_info):
+            client = self.context.client_info
+            if client is None or not self._clients.leads_here(client):
                 self.context.client_info = None
                 raise _ClientUnusable
             return await super()._perform_authorization_code_grant()
@@ -362,7 +351,7 @@ class EndUserOAuth(OAuthClientProvider):
         tokens = parsed(OAuthToken, kept.get("tokens"))
         context.current_tokens, context.token_expiry_time = tokens, kept.get("expires_at")
         client = parsed(OAuthClientInformationFull, kept["client"])
-        context.client_info = self._registered or client
+        context.client_info = self._clients.by_hand or client
         context.oauth_metadata = parsed(OAuthMetadata, kept["metadata"])
         context.protected_resource_metadata = parsed(ProtectedResourceMetadata, kept["resource"])
         context.auth_server_url = kept["issuer"]
@@ -388,12 +377,7 @@ class EndUserOAuth(OAuthClientProvider):
         return self.context.client_info
 
     async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
-        """Complete a registration; as a part of the request and of the grant it is stored.
-
-        Some authorization servers leave out what they were sent, or write it in another form.
-        """
-        client_info.redirect_uris = self.context.client_metadata.redirect_uris
-        self._made = client_info
+        self._clients.add(client_info)
 
 
 async def _never() -> AuthorizationCodeResult:
