@@ -246,20 +246,20 @@ class EndUserOAuth(OAuthClientProvider):
         if self.grant is not None and not self._is_granted_here():
             # An earlier request has found another authorization server, and nobody went there.
             self._load(self.grant)
-        token_requests.choose_method(self._clients.by_hand, self.context.oauth_metadata)
+        token_requests.choose_method(self.context, self._clients.by_hand)
         return await super()._refresh_token()
 
     async def _exchange_token_authorization_code(
         self, auth_code: str, code_verifier: str
     ) -> httpx2.Request:
-        token_requests.choose_method(self._clients.by_hand, self.context.oauth_metadata)
+        token_requests.choose_method(self.context, self._clients.by_hand)
         return await super()._exchange_token_authorization_code(auth_code, code_verifier)
 
     async def _by_basic(
         self, sent: httpx2.Request, response: httpx2.Response
     ) -> httpx2.Request | None:
         """Return a request whose client was refused, with HTTP Basic, if that may be accepted."""
-        if self._clients.by_hand is None or not await token_requests.is_client_refused(response):
+        if not await token_requests.is_client_refused(response):
             return None
         return await token_requests.by_basic(self.context, sent)
 
@@ -267,8 +267,9 @@ class EndUserOAuth(OAuthClientProvider):
         self, by_form: httpx2.Response, by_basic: httpx2.Response
     ) -> httpx2.Response:
         """Return the response that says more, and keep to Basic if the client was accepted."""
-        if self._clients.by_hand is not None and await token_requests.is_client_accepted(by_basic):
-            self._clients.by_hand.token_endpoint_auth_method = token_requests.BASIC
+        client = self.context.client_info
+        if client is not None and await token_requests.is_client_accepted(by_basic):
+            client.token_endpoint_auth_method = token_requests.BASIC
             return by_basic
         return by_basic if token_requests.is_unavailable(by_basic) else by_form
 

@@ -1,4 +1,4 @@
-"""Requests to a token endpoint: how an admin's `client_secret` is sent, and why one is refused."""
+"""Requests to a token endpoint: how a client's secret is sent, and why a request is refused."""
 
 from dataclasses import replace
 from urllib.parse import parse_qsl
@@ -19,31 +19,38 @@ def registered_by_hand(server: Server) -> OAuthClientInformationFull | None:
     client_id, secret = oauth.get("client_id"), oauth.get("client_secret")
     if client_id is None:
         return None
-    method = "none" if secret is None else POST
+    method = "none" if secret is None else None  # None: as `choose_method` finds
     return OAuthClientInformationFull(
         client_id=client_id, client_secret=secret, token_endpoint_auth_method=method
     )
 
 
-def choose_method(
-    client: OAuthClientInformationFull | None, metadata: OAuthMetadata | None
-) -> None:
-    """Choose a method that the metadata lists, the form first; without a list it stays."""
-    supported = _methods(metadata)
-    if client is not None and client.client_secret is not None and supported is not None:
-        is_basic = BASIC in supported and POST not in supported
-        client.token_endpoint_auth_method = BASIC if is_basic else POST
+def choose_method(context: OAuthContext, by_hand: OAuthClientInformationFull | None) -> None:
+    """Choose how a secret is sent for which no method is known: in the form, or by HTTP Basic if
+    the metadata lists that alone.
+
+    The SDK sends none then. The SDK for TypeScript registers clients so, whose secret it demands.
+    Where the metadata lists neither, the secret is sent only if an admin has given it.
+    """
+    client, supported = context.client_info, _methods(context.oauth_metadata) or [POST]
+    if client is None or not client.client_secret or client.token_endpoint_auth_method:
+        return
+    if POST in supported or (client is by_hand and BASIC not in supported):
+        client.token_endpoint_auth_method = POST
+    elif BASIC in supported:
+        client.token_endpoint_auth_method = BASIC
 
 
 async def by_basic(context: OAuthContext, sent: httpx2.Request) -> httpx2.Request | None:
     """Return a request with HTTP Basic in place of one with the secret in its form.
 
-    By RFC 8414 metadata without a list means Basic, but there are authorization servers without one
-    that accept only the form. None: no such request was sent, or the metadata has a list.
+    By RFC 7591 and 8414 what names no method means Basic, but there are authorization servers that
+    accept only the form then. None: no such request was sent, or the metadata lists no Basic.
     """
     form = dict(parse_qsl((await sent.aread()).decode(), keep_blank_values=True))
     client, secret = context.client_info, form.pop("client_secret", None)
-    if client is None or secret is None or _methods(context.oauth_metadata) is not None:
+    supported = _methods(context.oauth_metadata)
+    if client is None or secret is None or not (supported is None or BASIC in supported):
         return None
     client = client.model_copy(update={"token_endpoint_auth_method": BASIC})
     headers = {"Content-Type": "application/x-www-form-urlencoded"}

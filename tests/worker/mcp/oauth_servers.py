@@ -78,7 +78,9 @@ class Internet:
     def _issue(self, request: httpx2.Request) -> httpx2.Response:
         form = {name: values[0] for name, values in parse_qs(request.content.decode()).items()}
         self.token_requests.append((request.url.host, form))
-        sent = "client_secret_basic" if "Authorization" in request.headers else "client_secret_post"
+        sent = "client_secret_post" if "client_secret" in form else "none"
+        if "Authorization" in request.headers:
+            sent = "client_secret_basic"
         if self.accepts not in (None, sent):
             return httpx2.Response(self.refusal_status, json={"error": "invalid_client"})
         if self.token_status != 200:

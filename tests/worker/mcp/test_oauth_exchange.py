@@ -99,12 +99,16 @@ def test_a_client_secret_is_sent_as_the_authorization_server_accepts_it(
 
 @pytest.mark.parametrize("status", [400, 401])
 @pytest.mark.parametrize("accepts", ["client_secret_post", "client_secret_basic"])
+@pytest.mark.parametrize("methods", [None, ["client_secret_basic", "client_secret_post"]])
 def test_a_client_secret_is_sent_by_basic_where_the_form_is_refused(
-    accepts: str, status: int
+    methods: list[str] | None, accepts: str, status: int
 ) -> None:
-    """The metadata lists no method; for the code and to refresh, a session finds it only once."""
+    """The metadata lists no method, or both, of which this client may use one; for the code and to
+    refresh, a session finds it only once.
+    """
 
     async def story(internet: Internet) -> None:
+        internet.auth_methods = methods
         internet.accepts, internet.refusal_status = accepts, status
         refused = ["form"] if accepts == "client_secret_basic" else []
         accepted = "Basic b3duOmhpZGRlbg==" if refused else "form"
@@ -146,5 +150,84 @@ def test_a_session_keeps_to_the_form_where_basic_is_refused_as_well() -> None:
         process.oauth.take({"grant": {**grant, "id": "1"}, "client": None, "answered": None})
         assert 200 == await process.post()
         assert "client_secret" in internet.token_requests[-1][1]
+
+    in_loop(story)
+
+
+BASIC, POST = "client_secret_basic", "client_secret_post"
+
+
+@pytest.mark.parametrize(
+    ("methods", "accepts", "refused"),
+    [
+        ([POST, "none"], POST, 0),  # as in the official SDK for TypeScript
+        ([BASIC], BASIC, 0),
+        ([BASIC, POST], POST, 0),
+        ([BASIC, POST], BASIC, 1),
+        (None, POST, 0),
+        (None, BASIC, 1),
+    ],
+)
+def test_a_secret_that_is_registered_without_a_method_is_sent(
+    methods: list[str] | None, accepts: str, refused: int
+) -> None:
+    """The method that was accepted for the code is a part of the grant and of its client."""
+
+    async def story(internet: Internet) -> None:
+        internet.registered = {"client_secret": "hidden"}
+        internet.auth_methods, internet.accepts = methods, accepts
+        grant = await granted(internet)
+        assert accepts == grant["client"]["token_endpoint_auth_method"]
+        assert 1 + refused == len(internet.token_requests)
+
+        process = Process(internet, {"grant": {**grant, "expires_at": 1}})
+        assert 200 == await process.post()
+        answered = {**await Process(internet, {"client": grant["client"]}).asked(), "code": "c"}
+        assert 200 == await Process(internet, {"answered": {**answered, "iss": None}}).post()
+        assert 3 + refused == len(internet.token_requests)
+        assert 1 == internet.registrations
+
+    in_loop(story)
+
+
+@pytest.mark.parametrize("accepts", [POST, BASIC])
+def test_a_secret_that_is_registered_for_the_form_is_sent_by_basic_where_that_is_refused(
+    accepts: str,
+) -> None:
+    """The registration names a method that the token endpoint may not accept."""
+
+    async def story(internet: Internet) -> None:
+        internet.registered = {"client_secret": "hidden", "token_endpoint_auth_method": POST}
+        internet.accepts = accepts
+        grant = await granted(internet)
+        assert accepts == grant["client"]["token_endpoint_auth_method"]
+
+    in_loop(story)
+
+
+@pytest.mark.parametrize(("own", "accepts"), [({}, "none"), (OWN, POST)])
+def test_a_registered_secret_is_not_sent_where_no_method_for_it_is_listed(
+    own: dict[str, str], accepts: str
+) -> None:
+    """The client works as a public one. The admin's secret is sent: it was given for that."""
+
+    async def story(internet: Internet) -> None:
+        internet.registered = {"client_secret": "hidden"}
+        internet.auth_methods, internet.accepts = ["none"], accepts
+        await granted(internet, **own)
+        assert 1 == len(internet.token_requests)
+
+    in_loop(story)
+
+
+@pytest.mark.parametrize("secret", [None, "hidden"])
+def test_a_client_that_is_registered_as_public_sends_no_secret(secret: str | None) -> None:
+    """The method of its registration counts, whatever else the response has."""
+
+    async def story(internet: Internet) -> None:
+        internet.registered = {"token_endpoint_auth_method": "none", "client_secret": secret}
+        internet.auth_methods, internet.accepts = [POST, "none"], "none"
+        await granted(internet)
+        assert 1 == len(internet.token_requests)
 
     in_loop(story)
