@@ -79,23 +79,13 @@ def grant_of(
     return _open(sql, settings, sealed, org_id, GRANT_PURPOSE)
 
 
-def client_of(
-    sql: Connection, settings: Settings, org_id: UUID, config_id: UUID
-) -> dict[str, Any] | None:
-    """Return our registration at the server's authorization server, if the operator has made one.
+def registered_at(client: Mapping[str, Any] | None) -> int:
+    """Return when a client was registered, by our clock, in seconds; 0 if that is not known.
 
-    All owners share it: some authorization servers limit their number. One that was used has the
-    `issuer` which it belongs to. Where the operator is asked for access with another one, the
-    authorization server has forgotten that.
+    Earlier releases stored what the authorization server said, in milliseconds, for example.
     """
-    granted = grant_of(sql, settings, org_id, config_id, OPERATOR)
-    asked = open_request(sql, settings, org_id, config_id, OPERATOR, None)
-    newer: dict[str, Any] | None = None if asked is None else asked["client"]
-    if granted is None:
-        return newer
-    if newer is not None and newer["client_id"] != granted["client"]["client_id"]:
-        return newer
-    return {**granted["client"], "issuer": granted["at"][0]}
+    at: int = (client or {}).get("client_id_issued_at") or 0
+    return at if 0 < at < 10_000_000_000 else 0
 
 
 def expect_grant(tx: Transaction, org_id: UUID, config_id: UUID, owner: str) -> None:
@@ -122,7 +112,12 @@ def store_grant(
     url = grant.get("server_url", config.url)  # earlier releases store grants without it
     is_there = select(config.id).where(config.id == config_id, config.url == url).exists()
     sealed = _seal(tx, grant, org_id, GRANT_PURPOSE)
-    new = {"grant_encrypted": sealed, "obtained_at": obtained_at}
+    registered = registered_at(grant.get("client"))
+    new = {
+        "grant_encrypted": sealed,
+        "obtained_at": obtained_at,
+        "client_registered_at": datetime.fromtimestamp(registered, UTC) if registered else None,
+    }
     tx.sql.execute(update(mcp_grants).where(*older, is_there).values(**new))
 
 

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection
 
-from arkloop.shared.catalog import mcp_access
+from arkloop.shared.catalog import mcp_access, mcp_clients
 from arkloop.shared.runs import commands
 from arkloop.shared.runs.form_replies import AUTHORIZATION
 from arkloop.shared.security.encryption import NoEncryptionKey
@@ -182,7 +182,11 @@ def _current(
             exchange = replace(access, grant=None, answered=answered)
             try:
                 client.tools(server, access=exchange)
-            except AuthorizationRequired:
+            except AuthorizationRequired as required:
+                made = required.made["client"]
+                if made["client_id"] != answered["client"]["client_id"]:
+                    # The one of the code was refused, and may still be the one that is stored.
+                    access.client = {**made, "is_replacement": True}
                 return access
             access.grant = exchange.grant
             _resume_others(connections, server, owner)
@@ -254,13 +258,24 @@ def _stored(
             if not _is_for(server, answered):
                 answered = None
             access.grant = _grant(tx.sql, access)
-            # A refresh may find that the client which the grant belongs to is forgotten.
-            if access.grant is None or answered is not None or grants.is_refreshable(access.grant):
-                access.client = mcp_access.client_of(tx.sql, settings, org_id, config_id)
+            if answered is not None or _may_need_client(server, access.grant):
+                access.client = mcp_clients.client_of(tx.sql, settings, org_id, config_id)
     except NoEncryptionKey:
         log.error("ARKLOOP_ENCRYPTION_KEY is not set: cannot use what people have granted")
         raise McpFailed("The access that was granted cannot be decrypted here.") from None
     return access, answered
+
+
+def _may_need_client(server: Server, grant: Mapping[str, Any] | None) -> bool:
+    """Return whether a request may need the client of a page, or find that the one of the grant is
+    forgotten.
+    """
+    if grant is None or grants.is_refreshable(grant) or grants.has_expired(grant):
+        return True
+    client, here = grant["client"], (server.oauth or {}).get("redirect_uri")
+    if here not in (client.get("redirect_uris") or [here]):
+        return True
+    return grants.has_secret_expired(client.get("client_secret_expires_at"))
 
 
 def _grant(sql: Connection, access: OwnersAccess) -> Mapping[str, Any] | None:

@@ -18,6 +18,11 @@ def is_refreshable(grant: Mapping[str, Any]) -> bool:
     return bool(grant["tokens"].get("refresh_token"))
 
 
+def has_secret_expired(expires_at: int | None) -> bool:
+    """Return whether a client's secret has expired; 0 means that it never does."""
+    return 0 < (expires_at or 0) < time.time()
+
+
 def tokens_of(access: Mapping[str, Any] | None) -> list[str]:
     """Return the texts of the tokens of a request's `access`."""
     tokens = ((access or {}).get("grant") or {}).get("tokens") or {}

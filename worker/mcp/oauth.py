@@ -86,6 +86,7 @@ class EndUserOAuth(OAuthClientProvider):
         self._asked: Mapping[str, Any] | None = None  # by the page that the grant is from
         self._missing: str | None = None
         self._may_refresh = self._is_refreshing = self._is_exchanging = False
+        self._may_replace = False  # the client, if the code is refused to it
         #: Of the exchange of a code: the SDK makes further requests before it gives up.
         self._failure: McpFailed | None = None
         self._has_code = False  # to get a token by, in place of the grant's
@@ -284,6 +285,9 @@ class EndUserOAuth(OAuthClientProvider):
         if error is None and response.status_code in (200, 201):
             await super()._handle_token_response(response)
             return
+        if error == "invalid_client" and self._may_replace and self._clients.by_hand is None:
+            self.context.client_info = self._clients.in_place_of(self.context.client_info)
+            await self._perform_authorization_code_grant()
         if error == "invalid_grant":  # a new code may be good
             await self._perform_authorization_code_grant()
         if token_requests.is_unavailable(response):
@@ -303,11 +307,15 @@ class EndUserOAuth(OAuthClientProvider):
         if answered is None or answered["at"] != self._where():
             # If the server names another authorization server now, that one must not get the code.
             client = self.context.client_info
-            if client is None or not self._clients.leads_here(client):
-                self.context.client_info = None
+            of_page = self._clients.for_page(client, self._expected_issuer())
+            self.context.client_info = of_page
+            if of_page is None:
                 raise _ClientUnusable
-            return await super()._perform_authorization_code_grant()
-        self._is_exchanging = True
+            try:
+                return await super()._perform_authorization_code_grant()
+            finally:
+                self.context.client_info = client or of_page  # tokens are refreshed with their own
+        self._is_exchanging, self._may_replace = True, not answered.get("is_replacement")
         # What a response without a `scope` has granted; the request may have asked for less.
         metadata = self.context.client_metadata
         metadata.scope = answered.get("scope", metadata.scope)
@@ -317,13 +325,14 @@ class EndUserOAuth(OAuthClientProvider):
     async def _ask(self, url: str) -> None:
         """Take the place of the SDK's own verifier and state, which are lost with this process."""
         pkce, state = PKCEParameters.generate(), secrets.token_urlsafe(32)
-        ours = {"state": state, "code_challenge": pkce.code_challenge}
+        ours: dict[str, Any] = {"state": state, "code_challenge": pkce.code_challenge}
         page = str(httpx2.URL(url).copy_merge_params(ours))
         if len(page) > MAX_URL_CHARACTERS:
             raise authorization_failures.failed(authorization_failures.PAGE_TOO_LONG)
         if not is_web_page(page):
             raise authorization_failures.failed(authorization_failures.PAGE_NOT_VALID)
         ours |= {"url": page, "verifier": pkce.code_verifier}
+        ours["is_replacement"] = self._clients.is_replacement
         scopes = {"scope": self.context.client_metadata.scope, "missing": self._missing}
         raise AuthorizationRequired({**self._state(), **ours, **scopes})
 

@@ -164,6 +164,8 @@ mcp_grants = Table(
     Column("owner", Text, primary_key=True),  # see `mcp_access.py`
     Column("grant_encrypted", LargeBinary, nullable=False),  # a JSON object
     time_("obtained_at", required=True),  # when the authorization server gave the tokens
+    time_("client_registered_at"),  # null: by an admin, or at a time that is not known
+    Index("ix_mcp_grants_config_id_client_registered_at", "config_id", "client_registered_at"),
 )
 
 #: Requests for access: pages that somebody has to visit, and the code that comes back.

@@ -185,24 +185,3 @@ def test_a_run_has_one_open_page_for_a_server(
     with connections.transaction() as tx, pytest.raises(McpStateInvalid):
         mcp_access.answer(tx, "s10", "code", None)
     assert "https://login/11" == request(11)
-
-
-def test_the_client_that_the_operator_is_asked_with_takes_the_place_of_another(
-    connections: Connections, alice: User, config_id: UUID
-) -> None:
-    """The authorization server has forgotten the one of the grant; with a page for the same one
-    the grant's is used, with its issuer.
-    """
-    of, at = (alice.org_id, config_id, mcp_access.OPERATOR), ["https://login", "", "first"]
-    first, second = {"client_id": "first"}, {"client_id": "second"}
-    with connections.transaction() as tx:
-        mcp_access.expect_grant(tx, *of)
-        mcp_access.store_grant(tx, *of, {**grant(1), "client": first, "at": at})
-
-    for client, expected in ((first, {**first, "issuer": at[0]}), (second, second)):
-        with connections.transaction() as tx:
-            tx.sql.execute(text("DELETE FROM mcp_authorizations"))
-            made = {"url": "https://login/1", "state": "1", "client": client}
-            mcp_access.request(tx, *of, None, made)
-            found = mcp_access.client_of(tx.sql, connections.settings, alice.org_id, config_id)
-        assert expected == found

@@ -32,6 +32,7 @@ class Internet:
         self.token_requests: list[tuple[str, dict[str, str]]] = []
         self.seen: list[httpx2.Request] = []
         self.registrations = 0
+        self.forgotten: set[str] = set()  # clients that the token endpoint refuses
         self.registered: dict[str, Any] = {}  # what the response has besides the id
         self.needs, self.gives, self.shows_scope = "", "", False  # scopes, also of new tokens
         self.scopes: dict[str, str] = {}
@@ -81,7 +82,7 @@ class Internet:
         sent = "client_secret_post" if "client_secret" in form else "none"
         if "Authorization" in request.headers:
             sent = "client_secret_basic"
-        if self.accepts not in (None, sent):
+        if self.accepts not in (None, sent) or form["client_id"] in self.forgotten:
             return httpx2.Response(self.refusal_status, json={"error": "invalid_client"})
         if self.token_status != 200:
             return httpx2.Response(self.token_status, json={"error": self.token_error})

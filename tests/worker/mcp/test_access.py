@@ -255,7 +255,7 @@ class Moving(BaseHTTPRequestHandler):
     """A resource that lets nobody in, and the authorization server that it names at the time."""
 
     issuer = "/first"
-    token_status, token_requests = 401, 0
+    token_status, token_requests, registrations = 401, 0, 0
     may_answer: Callable[[], bool] = staticmethod(lambda: True)
 
     def do_GET(self) -> None:
@@ -274,7 +274,8 @@ class Moving(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         if self.path.endswith("/register"):
-            self._send(201, {"client_id": "registered", "redirect_uris": [CALLBACK]})
+            type(self).registrations += 1
+            self._send(201, {"client_id": f"c{self.registrations}", "redirect_uris": [CALLBACK]})
         elif self.path.endswith("/token"):
             type(self).token_requests += 1
             eventually(type(self).may_answer)
@@ -357,10 +358,13 @@ def test_a_code_that_is_of_no_use_leads_to_a_page_that_works(
 @pytest.mark.processes
 def test_an_exchange_that_is_refused_fails_the_request(visitor: Visitor) -> None:
     """It has the error of the authorization server; the next request leads to another page."""
-    visitor.visit(visitor.page())
-    with pytest.raises(McpFailed, match="failed: invalid_client") as failed:
+    pages = []
+    for _ in range(2):  # the second one has another client
+        pages.append(visitor.page())
+        visitor.visit(pages[-1])
+    assert 2 == len({str(parse_qs(urlsplit(page).query)["client_id"]) for page in pages})
+    with pytest.raises(McpFailed, match="failed: invalid_client"):
         visitor.request()
-    assert not isinstance(failed.value, AuthorizationRequired)
     visitor.page()
 
 

@@ -51,13 +51,14 @@ def test_a_code_that_is_not_accepted_leads_to_another_page() -> None:
     in_loop(story)
 
 
-def test_a_failed_exchange_leaves_an_earlier_grant_as_it_was() -> None:
+@pytest.mark.parametrize("own", [OWN, {}])
+def test_a_failed_exchange_leaves_an_earlier_grant_as_it_was(own: dict[str, str]) -> None:
     """Somebody was asked for a further scope, and calls that need no more still have access."""
 
     async def story(internet: Internet) -> None:
-        grant = await granted(internet, **OWN)
-        made = await Process(internet, {}, **OWN).asked()
-        process = Process(internet, {"grant": grant}, **OWN)
+        grant = await granted(internet, **own)
+        made = await Process(internet, {}, **own).asked()
+        process = Process(internet, {"grant": grant}, **own)
         access = {"grant": None, "client": None}
         internet.token_status, internet.token_error = 401, "invalid_client"
         process.oauth.take({**access, "answered": {**made, "code": "c", "iss": None}})
