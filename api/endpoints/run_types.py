@@ -6,6 +6,7 @@ from arkloop.api.http.described import JsonObject, Time, UuidText
 from arkloop.shared.events.pending_call import PendingCall
 
 Status = Literal["running", "waiting_for_input", "completed", "failed", "cancelled"]
+Phase = Annotated[str, "More precise than `status`: `queued`, `executing`, `finished`, …"]
 
 
 class RunUsage(TypedDict):
@@ -65,7 +66,7 @@ class Run(TypedDict):
     parent_run_id: UuidText | None
     created_by_user_id: UuidText
     status: Status
-    phase: Annotated[str, "More precise than `status`: `queued`, `executing`, `finished`, …"]
+    phase: Phase
     queue: QueuePlace | None
     not_before: Time | None
     superseded_by: UuidText | None
@@ -104,6 +105,7 @@ class ListedRun(TypedDict):
     thread_id: UuidText
     parent_run_id: UuidText | None
     status: Status
+    phase: Phase
     queue: QueuePlace | None
     model: str
     persona_id: str
@@ -131,6 +133,7 @@ class ThreadRun(TypedDict):
 
     run_id: UuidText
     status: Status
+    phase: Phase
     queue: QueuePlace | None
     end_user_id: str | None
     metadata: dict[str, str]

@@ -169,6 +169,7 @@ def _in_thread(row: Row[Any]) -> dict[str, Any]:
     return {
         "run_id": str(run["id"]),
         "status": status_of(run["state"]),
+        "phase": _phase(run),
         "queue": queue_of(run),
         "end_user_id": run["end_user_id"],
         "metadata": run["metadata"],
@@ -185,6 +186,7 @@ def _in_list(listed: Row[Any]) -> dict[str, Any]:
         "thread_id": str(run["thread_id"]),
         "parent_run_id": _id_or_none(run["parent_run_id"]),
         "status": status_of(run["state"]),
+        "phase": _phase(run),
         "queue": queue_of(run),
         "model": run["model"],
         "persona_id": run["persona_id"],
@@ -225,7 +227,7 @@ def shown_in_full(run: RowMapping) -> dict[str, Any]:
         "parent_run_id": _id_or_none(run["parent_run_id"]),
         "created_by_user_id": str(run["created_by_user_id"]),
         "status": status_of(run["state"]),
-        "phase": phase_of(run["state"], cancel_requested=run["cancel_requested_at"] is not None),
+        "phase": _phase(run),
         "queue": queue_of(run),
         "not_before": rfc3339_or_none(run["not_before"]),
         "superseded_by": _id_or_none(run["superseded_by"]),
@@ -255,6 +257,10 @@ def shown_in_full(run: RowMapping) -> dict[str, Any]:
         "output": _output(run),
         "error": error_of(run),
     }
+
+
+def _phase(run: RowMapping) -> str:
+    return phase_of(run["state"], cancel_requested=run["cancel_requested_at"] is not None)
 
 
 def _id_or_none(id_: UUID | None) -> str | None:

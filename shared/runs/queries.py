@@ -53,7 +53,8 @@ _LISTED = [
     runs.c[name]
     for name in (
         *("id", "org_id", "thread_id", "parent_run_id", "created_by_user_id", "created_at"),
-        *("state", "ended_at", "stop_reason", "error_code", "error_message", "error_retryable"),
+        *("state", "cancel_requested_at", "ended_at", "stop_reason"),
+        *("error_code", "error_message", "error_retryable"),
         *("model", "persona_id", "end_user_id", "metadata", "pending_input"),
         *("input_tokens", "output_tokens", "cache_read_tokens", "cost_usd"),
     )

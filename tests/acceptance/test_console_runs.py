@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import refused
@@ -240,3 +240,49 @@ def test_causes_of_a_failure_are_words(page: Page, user: Caller) -> None:
     expect(page.locator(".causes li").first).to_have_text(
         re.compile(r"^\+\d+(\.\d+)? m?s run: retrying: provider\.overloaded$")
     )
+
+
+def test_a_run_for_later_is_scheduled_in_the_list_and_on_its_page(page: Page, user: Caller) -> None:
+    """Another thread has a run that is executing, and one that waits for it."""
+    later = (datetime.now(UTC) + timedelta(hours=3)).isoformat()
+    scheduled = user.made("/v1/runs", {"message": "Later", "not_before": later})["run_id"]
+    thread_id = user.thread(script({"hang": 60}))
+    executing = user.start(thread_id)
+    behind = {"message": "And?", "on_busy": "enqueue"}
+    queued = user.made(f"/v1/threads/{thread_id}/runs", behind)["run_id"]
+    user.until(executing, "phase", "executing")
+
+    page.goto(f"{user.url}/console#/runs")
+    for run_id, state in ((scheduled, "scheduled"), (executing, "executing"), (queued, "queued")):
+        row = page.locator("tr", has=page.locator(f"a[href$='{run_id}']"))
+        expect(row.locator(".badge")).to_have_text(state)
+    for run_id in (queued, executing):
+        user.cancel(run_id)
+    page.locator(f"a[href$='{scheduled}']").click()
+    expect(page.locator(".head .badge")).to_have_text("scheduled")
+    user.cancel(scheduled)
+
+
+def test_rows_of_an_earlier_release_show_their_status(page: Page, user: Caller) -> None:
+    """During a deployment its web processes send no phase."""
+    ended = user.run({"say": "x"})
+    user.ended(ended)
+    thread_id = user.thread(script({"hang": 60}))
+    running = user.start(thread_id)
+    behind = {"message": "And?", "on_busy": "enqueue"}
+    queued = user.made(f"/v1/threads/{thread_id}/runs", behind)["run_id"]
+
+    def without_phase(route: Route) -> None:
+        response = route.fetch()
+        rows = response.json()
+        for row in rows:
+            del row["phase"]
+        route.fulfill(response=response, json=rows)
+
+    page.route("**/v1/runs?*", without_phase)
+    page.goto(f"{user.url}/console#/runs")
+    for run_id, state in ((ended, "completed"), (running, "running"), (queued, "queued")):
+        row = page.locator("tr", has=page.locator(f"a[href$='{run_id}']"))
+        expect(row.locator(".badge")).to_have_text(state)
+    for run_id in (queued, running):
+        user.cancel(run_id)

@@ -205,6 +205,7 @@ def test_the_list_shows_the_row_of_the_seed(user: Caller, ended_run: dict[str, A
         "org_id": user.org_id,
         "thread_id": ended_run["thread_id"],
         "status": "completed",
+        "phase": "finished",
         "model": "scripted-1",
         "persona_id": "plain@1",
         "end_user_id": None,
@@ -263,7 +264,7 @@ def test_a_threads_runs_are_listed_newest_first(user: Caller) -> None:
     )
 
     assert created[::-1] == [row["run_id"] for row in answer.json() + rest]
-    fields = {"run_id", "status", "queue", "created_at", "end_user_id", "metadata"}
+    fields = {"run_id", "status", "phase", "queue", "created_at", "end_user_id", "metadata"}
     assert fields == set(answer.json()[0])
     assert {"completed"} == {row["status"] for row in answer.json() + rest}
     assert TIME.fullmatch(answer.json()[0]["created_at"])

@@ -912,6 +912,7 @@ class ListedRun(TypedDict):
     thread_id: str
     parent_run_id: str | None
     status: Literal["running", "waiting_for_input", "completed", "failed", "cancelled"]
+    phase: str
     queue: QueuePlace | None
     model: str
     persona_id: str
@@ -2113,6 +2114,7 @@ class ThreadRun(TypedDict):
 
     run_id: str
     status: Literal["running", "waiting_for_input", "completed", "failed", "cancelled"]
+    phase: str
     queue: QueuePlace | None
     end_user_id: str | None
     metadata: dict[str, str]

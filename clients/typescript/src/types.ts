@@ -4303,6 +4303,8 @@ export interface components {
             run_id: string;
             /** @enum {string} */
             status: "running" | "waiting_for_input" | "completed" | "failed" | "cancelled";
+            /** @description More precise than `status`: `queued`, `executing`, `finished`, … */
+            phase: string;
             queue: components["schemas"]["QueuePlace"] | null;
             end_user_id: string | null;
             metadata: {
@@ -4323,6 +4325,8 @@ export interface components {
             parent_run_id: string | null;
             /** @enum {string} */
             status: "running" | "waiting_for_input" | "completed" | "failed" | "cancelled";
+            /** @description More precise than `status`: `queued`, `executing`, `finished`, … */
+            phase: string;
             queue: components["schemas"]["QueuePlace"] | null;
             model: string;
             persona_id: string;

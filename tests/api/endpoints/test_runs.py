@@ -1,12 +1,16 @@
-"""`/v1/runs`: the filters of the list that are numbers."""
+"""`/v1/runs`: the filters of the list that are numbers, and the phase of its rows."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
+from uuid import UUID
 
 import pytest
 
 from arkloop.shared import times
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from tests.clients import Register, User, details_of
 from tests.stored_runs import StoredRuns, ago
@@ -73,6 +77,43 @@ def test_no_time_of_a_run_is_negative(stored: StoredRuns, alice: User) -> None:
 
     assert [(0, 0)] * 2 == [(run["queue_ms"], run["waiting_ms"]) for run in (waiting, ended)]
     assert 0 == listed["duration_ms"]
+
+
+PHASES: dict[str, tuple[str, str]] = {
+    "queued": ("running", "queued"),
+    "pending": ("running", "queued"),
+    "scheduled": ("running", "scheduled"),
+    "executing": ("running", "executing"),
+    "suspended": ("running", "waiting"),
+    "waiting": ("waiting_for_input", "waiting"),
+    "completed": ("completed", "finished"),
+    "failed": ("failed", "finished"),
+    "cancelled": ("cancelled", "finished"),
+}
+
+
+@pytest.mark.parametrize("state", RunState)
+def test_lists_show_the_phase_that_the_run_itself_has(
+    alice: User, make_run: Callable[..., UUID], state: RunState
+) -> None:
+    """Both lists agree with it, also for a run that is about to be cancelled."""
+    thread_id = alice.thread()
+    ended: dict[str, Any] = {"ended_at": times.now()} if state.is_terminal else {}
+    asked = {**ended, "cancel_requested_at": times.now()}
+    run_ids = [str(make_run(alice, thread_id, state, **ended))]
+    run_ids.append(str(make_run(alice, alice.thread(), state, **asked)))
+    status, phase = PHASES[state]
+    later = "finished" if state.is_terminal else "cancelling"
+
+    rows = {row["run_id"]: row for row in alice.get("/v1/runs").json or []}
+    [in_thread] = alice.get(f"/v1/threads/{thread_id}/runs").json or []
+    alone = [alice.get(f"/v1/runs/{run_id}").json or {} for run_id in run_ids]
+
+    for shown in ([rows[run_id] for run_id in run_ids], alone):
+        assert [(status, phase), (status, later)] == [
+            (run["status"], run["phase"]) for run in shown
+        ]
+    assert (status, phase) == (in_thread["status"], in_thread["phase"])
 
 
 @pytest.mark.parametrize("name", ["min_cost_usd", "min_duration_ms"])

@@ -60,9 +60,15 @@ export const brief = (id) => `…${id.slice(-8)}`
 /** @param {string} word */
 export const words = (word) => word.replaceAll("_", " ").replaceAll(".", ": ")
 
-/** The word for what a run does: its phase, or how it ended or that it waits for input, which its status says. @param {{status: string, phase: string}} run */
-export const stateOf = ({ status, phase }) =>
-  phase === "finished" || (phase === "waiting" && status === "waiting_for_input") ? status : phase
+/**
+ * The word for what a run does: its phase, or how it ended or that it waits for input, which its status says. During a
+ * deployment, rows of the earlier release have no phase.
+ * @param {{status: string, phase?: string, queue?: object | null}} run
+ */
+export function stateOf({ status, phase, queue }) {
+  if (phase === undefined) return queue ? "queued" : status
+  return phase === "finished" || (phase === "waiting" && status === "waiting_for_input") ? status : phase
+}
 
 /** Invisible controls that turn text around: shown as a sign, so that no name or command pretends to be
  * another. */

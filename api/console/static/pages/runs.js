@@ -1,6 +1,6 @@
 // All runs of the org, with filters that stand in the address.
 import { page } from "../lib/api.js"
-import { brief, count, duration, money, short } from "../lib/format.js"
+import { brief, count, duration, money, short, stateOf } from "../lib/format.js"
 import { classes, html, useEffect, useId, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { Icon } from "../ui/icons.js"
@@ -153,7 +153,7 @@ const Table = ({ rows }) => html`<div class="table-box" tabindex="0" role="regio
   <thead><tr><th scope="col">Status</th><th scope="col">Run</th><th scope="col">Persona</th><th scope="col">End user</th><th scope="col">Created</th>
     <th scope="col" class="number">Duration</th><th scope="col" class="number">Tokens</th><th scope="col" class="number">Cost</th></tr></thead>
   <tbody>${rows.map((row) => html`<tr key=${row.run_id}>
-    <td><${Badge} status=${row.queue ? "queued" : row.status} />${row.error && html`<div class="faint error-code"><code>${row.error.code}</code></div>`}</td>
+    <td><${Badge} status=${stateOf(row)} />${row.error && html`<div class="faint error-code"><code>${row.error.code}</code></div>`}</td>
     <td class="nowrap"><a class="row-link" href=${href(`/runs/${row.run_id}`)}><code>${brief(row.run_id)}</code></a></td>
     <td><${Foreign} text=${row.persona_id ?? "–"} /><div class="faint"><${Foreign} text=${row.model ?? ""} /></div></td>
     <td>${row.end_user_id ? html`<${Foreign} text=${row.end_user_id} />` : html`<span class="faint">–</span>`}</td>
