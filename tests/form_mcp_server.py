@@ -3,6 +3,7 @@
 It writes a line to LOG for each effect.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,6 +15,18 @@ SEATS = {
     "type": "object",
     "properties": {"seats": {"type": "integer", "minimum": 1, "maximum": 9}},
     "required": ["seats"],
+}
+VISIT = {
+    "type": "object",
+    "properties": {
+        "guests": {"type": "integer"},
+        "name": {"type": "string"},
+        "discount_percent": {"type": "integer", "title": "Only for members"},
+        "newsletter": {"type": "boolean"},
+        "room": {"type": "string", "enum": ["garden", "bar"]},
+        "language": {"type": "string", "default": "en"},
+    },
+    "required": ["guests", "name"],
 }
 
 
@@ -41,6 +54,16 @@ async def book(table: str, context: Context) -> str | types.InputRequiredResult:
     with Path(sys.argv[1]).open("a") as log:
         log.write(f"{table} {context.request_state}\n")
     return f"booked: {context.request_state}"
+
+
+@server.tool()
+async def visit(context: Context) -> str | types.InputRequiredResult:
+    """Ask for a form with optional fields, and return what was filled in."""
+    if context.request_state is None:
+        form = types.ElicitRequestFormParams(message="Who comes?", requested_schema=VISIT)
+        return asking(context, "visit", form)
+    replies = context.input_responses or {}
+    return json.dumps(replies["visit"].content)
 
 
 server.run("stdio")

@@ -1,5 +1,7 @@
 """Replies that people write for runs in the console, in a real Chromium."""
 
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import hold
 from tests.acceptance.test_console_settings import go, press, signed_in, until, until_held
 from tests.caller import Caller
+from tests.system import System
 from tests.waiting import eventually
 
 pytestmark = [
@@ -91,17 +94,21 @@ def test_a_result_that_came_from_elsewhere_is_named(
     assert "completed" == user.ended(run["run_id"])["status"]
 
 
+def add_forms(user: Caller, log: Path) -> None:
+    """Add the MCP server that asks for forms, and the persona `host` that uses it."""
+    server = str(Path(__file__).parents[1] / "form_mcp_server.py")
+    fields = {"name": "forms", "transport": "stdio", "command": [sys.executable, server, str(log)]}
+    path = f"/v1/mcp-configs/{user.made('/v1/mcp-configs', fields)['id']}"
+    eventually(lambda: user.get(path)["discovered_at"] is not None)
+    user.made("/v1/personas", {"key": "host", "route_id": "scripted", "mcp": ["forms"]})
+
+
 def asking(user: Caller, label: str, log: Path) -> dict[str, Any]:
     """Return a run that waits for a reply with a field of this label."""
     if label == "Result of look":
         return asking_for_results(user)
     if label == "Answer, as JSON":
-        server = str(Path(__file__).parents[1] / "form_mcp_server.py")
-        command = [sys.executable, server, str(log)]
-        fields = {"name": "forms", "transport": "stdio", "command": command}
-        path = f"/v1/mcp-configs/{user.made('/v1/mcp-configs', fields)['id']}"
-        eventually(lambda: user.get(path)["discovered_at"] is not None)
-        user.made("/v1/personas", {"key": "host", "route_id": "scripted", "mcp": ["forms"]})
+        add_forms(user, log)
         call, key = {"tool": "book", "args": {"table": "4"}}, "host"
     elif label == "Your answer":
         call, key = {"tool": "ask_user", "args": {"question": "Which city?"}}, "assistant"
@@ -206,3 +213,30 @@ def test_a_reply_is_forgotten_once_another_one_has_come(
 
     until(page, f"!{KEPT}")
     assert "completed" == user.ended(run["run_id"])["status"]
+
+
+def test_fields_of_a_form_are_sent_only_if_somebody_filled_them_in(
+    context: BrowserContext, system: System, tmp_path: Path
+) -> None:
+    """Required ones are asked for, those with a default have it, and the others are named."""
+    user = system.caller()
+    add_forms(user, tmp_path / "log")
+    run_id = user.run({"tool": "visit"}, {"say": "End."}, persona_id="host")
+    user.until(run_id, "phase", "waiting")
+    page = signed_in(context, user, f"/runs/{run_id}")
+    box = page.locator(".ask")
+    field = box.get_by_label("Answer, as JSON")
+    # Postgres keeps the fields of a schema by the lengths of their names.
+    empty = {"name": None, "guests": None, "language": "en"}
+    expect(field).to_have_value(json.dumps(empty, indent=2))
+    expect(box.locator(".hint")).to_have_text(re.compile(r": room, newsletter, discount_percent$"))
+    page.wait_for_timeout(1_500)  # a box that has moved takes no click for a second
+    press(box, "Send")
+    expect(box.get_by_role("alert")).to_have_text("Required, and not filled in yet: name, guests")
+    filled = {"guests": 4, "name": "", "language": "en"}
+    field.fill(json.dumps(filled))
+    press(box, "Send")
+
+    user.ended(run_id)
+    [result] = [event["data"] for event in user.events(run_id) if event["type"] == "tool.result"]
+    assert filled == json.loads(result["output"])

@@ -168,11 +168,20 @@ function Question({ pending, answer, isBusy }) {
 /** @param {FormProps} props */
 function Form_({ pending, answer, isBusy }) {
   const id = useId()
-  const [text, setText] = useReply(pending.request_id, () => JSON.stringify(blank(pending.schema), null, 2))
+  const fields = Object.entries(/** @type {Record<string, any>} */ (pending.schema?.properties ?? {}))
+  const isRequired = (/** @type {string} */ name) => pending.schema?.required?.includes(name) ?? false
+  // An optional field that is sent, even an empty one, is an answer of the person's.
+  const first = fields.filter(([name, field]) => isRequired(name) || field.default !== undefined)
+  const others = fields.filter((field) => !first.includes(field))
+  const [text, setText] = useReply(pending.request_id, () =>
+    JSON.stringify(Object.fromEntries(first.map(([name, field]) => [name, field.default ?? null])), null, 2))
   const [wrong, setWrong] = useState("")
   const accept = () => {
     try {
-      void answer({ action: "accept", content: parseWritten(text) })
+      const content = parseWritten(text)
+      const empty = first.filter(([name, { type }]) => content?.[name] === null && isRequired(name) && type && ![type].flat().includes("null"))
+      setWrong(empty.length > 0 ? `Required, and not filled in yet: ${empty.map(([name]) => plain(name)).join(", ")}` : "")
+      if (empty.length === 0) void answer({ action: "accept", content })
     } catch (error) {
       setWrong(`This ${/** @type {Error} */ (error).message}`)
     }
@@ -180,16 +189,14 @@ function Form_({ pending, answer, isBusy }) {
   return html`<h2 class="question"><${Foreign} text=${pending.prompt} /></h2>
     <${Data} label="Schema of the answer" value=${pending.schema ?? {}} />
     <label for=${`${id}-form`}>Answer, as JSON</label>
-    <textarea id=${`${id}-form`} class="mono" rows="5" spellcheck=${false} value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea>
+    <textarea id=${`${id}-form`} class="mono" rows="5" spellcheck=${false} value=${text} aria-invalid=${wrong !== ""}
+      aria-describedby=${others.length > 0 ? `${id}-others` : undefined}
+      onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea>
+    ${others.length > 0 && html`<p class="hint" id=${`${id}-others`}>Optional fields, sent only if you add them: ${
+      others.map(([name], index) => html`${index > 0 && ", "}<code key=${name}>${plain(name)}</code>`)}</p>`}
     ${wrong && html`<p class="field-error" role="alert">${wrong}</p>`}
     <div class="ask-actions"><${Button} kind="primary" busy=${isBusy} onClick=${accept}>Send</${Button}>
       <${Button} disabled=${isBusy} onClick=${() => answer({ action: "decline" })}>Decline</${Button}></div>`
-}
-
-/** Return an object with the fields of a schema, empty. @param {any} schema */
-function blank(schema) {
-  const empty = /** @type {Record<string, unknown>} */ ({ string: "", integer: 0, number: 0, boolean: false, array: [], object: {} })
-  return Object.fromEntries(Object.entries(schema?.properties ?? {}).map(([name, field]) => [name, field.default ?? empty[field.type] ?? null]))
 }
 
 /** @param {FormProps} props */
