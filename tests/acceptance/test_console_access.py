@@ -129,3 +129,82 @@ def test_pages_continue_after_signing_in_again(context: BrowserContext, system: 
     user.ended(run_id)
 
     assert_follow(thread, run)
+
+
+def change_role(owner: Caller, user: Caller, role: str) -> None:
+    """Change it, and wait until the service has noticed."""
+    path = f"/v1/orgs/{owner.org_id}/members/{user.id}"
+    assert owner.http.patch(path, json={"role": role}).is_success
+    status = 200 if role == "admin" else 403
+    eventually(lambda: status == user.http.get("/v1/llm-providers").status_code)
+
+
+def expect_role(page: Page, role: str) -> None:
+    """Wait for the role below the navigation, and the links that it has."""
+    expect(page.locator(".account")).to_contain_text(f"{role} ·")
+    links = page.get_by_role("navigation").get_by_role("link")
+    expect(links.filter(has_text="Threads")).to_have_count(1)
+    for name in ("Models", "Webhooks"):
+        expect(links.filter(has_text=name)).to_have_count(1 if role == "admin" else 0)
+
+
+def test_an_open_page_learns_of_another_role_by_a_refusal(
+    context: BrowserContext, system: System
+) -> None:
+    """Navigation and role follow without a reload, and back again at a page that was denied."""
+    owner = system.caller()
+    user = system.colleague(owner, "admin")
+    page = signed_in(context, user, "/providers")
+    expect_role(page, "admin")
+    change_role(owner, user, "member")
+    go(page, "/tools")
+    expect(page.get_by_text("You may not see this")).to_be_visible()
+    expect_role(page, "member")
+    change_role(owner, user, "admin")
+    go(page, "/mcp")
+
+    expect(page.get_by_role("button", name="Add server")).to_be_visible()
+    expect_role(page, "admin")
+
+
+def test_an_open_page_learns_of_another_role_with_its_next_token(
+    context: BrowserContext, system: System
+) -> None:
+    """A page that the role does not allow any more says so, though none of its requests failed."""
+    owner = system.caller()
+    user = system.colleague(owner, "admin")
+    context.clock.set_fixed_time(datetime.now().astimezone())
+    page = signed_in(context, user, "/providers")
+    expect(page.get_by_role("button", name="Add provider")).to_be_visible()
+    change_role(owner, user, "member")
+    expect_role(page, "admin")
+    context.clock.set_fixed_time(datetime.now().astimezone() + timedelta(hours=1))
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+    expect(page.get_by_text("You may not see this")).to_be_visible()
+    expect_role(page, "member")
+
+
+#: Sends requests that are refused, one after the other, for some seconds.
+REFUSED = """async seconds => {
+  const base = document.querySelector("script[src*=app]").src
+  const { get } = await import(new URL("lib/api.js", base))
+  let count = 0
+  for (const end = Date.now() + 1_000 * seconds; Date.now() < end; count += 1) {
+    await get("llm-providers").catch(() => {})
+  }
+  return count
+}"""
+
+
+def test_many_refusals_do_not_read_the_role_each_time(
+    context: BrowserContext, system: System
+) -> None:
+    """The first one has it read; after that it is read at most once in five seconds."""
+    user = system.colleague(system.caller())
+    page = signed_in(context, user, "/keys")
+    reads: list[str] = []
+    page.on("request", lambda one: reads.append(one.url) if one.url.endswith("/v1/me") else None)
+
+    assert page.evaluate(REFUSED, 6) > 5
+    assert len(reads) in (1, 2)

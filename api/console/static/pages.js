@@ -10,16 +10,16 @@
  * @property {() => Promise<{Page: any}>} load
  * @property {import("./ui/icons.js").IconName} [icon] pages with an icon are in the navigation
  * @property {"work" | "settings" | "operator"} [group]
- * @property {string} [permission] who has it sees the page in the navigation
+ * @property {string} [permission] without it a person sees neither the page nor its place in the navigation
  */
 
 /** @type {PageRow[]} */
 export const PAGES = [
   { path: "/threads", title: "Threads", icon: "thread", group: "work", permission: "data.threads.read", load: () => import("./pages/threads.js") },
-  { path: "/threads/:id", title: "Thread", load: () => import("./pages/threads.js") },
+  { path: "/threads/:id", title: "Thread", permission: "data.threads.read", load: () => import("./pages/threads.js") },
   { path: "/inbox", title: "Inbox", icon: "inbox", group: "work", permission: "data.runs.read", load: () => import("./pages/inbox.js") },
   { path: "/runs", title: "Runs", icon: "runs", group: "work", permission: "data.runs.read", load: () => import("./pages/runs.js") },
-  { path: "/runs/:id", title: "Run", load: () => import("./pages/run.js") },
+  { path: "/runs/:id", title: "Run", permission: "data.runs.read", load: () => import("./pages/run.js") },
   { path: "/usage", title: "Usage", icon: "usage", group: "work", permission: "data.runs.read", load: () => import("./pages/usage.js") },
   { path: "/keys", title: "API keys", icon: "key", group: "settings", load: () => import("./pages/keys.js") },
   { path: "/members", title: "Members", icon: "members", group: "settings", load: () => import("./pages/members.js") },
@@ -28,9 +28,9 @@ export const PAGES = [
   { path: "/providers", title: "Models", icon: "provider", group: "settings", permission: "admin", load: () => import("./pages/providers.js") },
   { path: "/tools", title: "Tools", icon: "tool", group: "settings", permission: "admin", load: () => import("./pages/tools.js") },
   { path: "/mcp", title: "MCP servers", icon: "plug", group: "settings", permission: "admin", load: () => import("./pages/mcp.js") },
-  { path: "/mcp/:id", title: "MCP server", load: () => import("./pages/mcp.js") },
+  { path: "/mcp/:id", title: "MCP server", permission: "admin", load: () => import("./pages/mcp.js") },
   { path: "/webhooks", title: "Webhooks", icon: "webhook", group: "settings", permission: "admin", load: () => import("./pages/webhooks.js") },
-  { path: "/webhooks/:id", title: "Webhook endpoint", load: () => import("./pages/webhooks.js") },
+  { path: "/webhooks/:id", title: "Webhook endpoint", permission: "admin", load: () => import("./pages/webhooks.js") },
   { path: "/limits", title: "Limits", icon: "limits", group: "settings", load: () => import("./pages/limits.js") },
   { path: "/audit", title: "Audit log", icon: "audit", group: "settings", permission: "admin", load: () => import("./pages/audit.js") },
   { path: "/queues", title: "Queues", icon: "operate", group: "operator", permission: "operator", load: () => import("./pages/queues.js") },

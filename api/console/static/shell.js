@@ -1,22 +1,27 @@
 // The frame of every page: navigation, theme, and who is signed in.
 import { classes, html, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "./lib/html.js"
 import { go, href, match, route } from "./lib/router.js"
+import { readRole, roleReads } from "./lib/role.js"
 import { isKey, logOut, may, me } from "./lib/session.js"
 import { useStore } from "./lib/store.js"
 import { PAGES } from "./pages.js"
 import { ChangeOrg } from "./pages/sign_in.js"
+import { Forbidden } from "./settings/parts.js"
 import { Icon, Logo } from "./ui/icons.js"
-import { Button, Empty, Foreign, Loading } from "./ui/parts.js"
+import { Button, Empty, Foreign, Head, Loading } from "./ui/parts.js"
 import { waitingCount } from "./waiting.js"
 
 const GROUPS = /** @type {const} */ ([["work", ""], ["settings", "Settings"], ["operator", "Operator"]])
 
 export function Shell() {
   const { path, params } = useStore(route)
+  // The navigation, and what a page offers, depend on the role.
+  useStore(roleReads)
   const [isOpen, setOpen] = useState(false)
   const main = useRef(/** @type {HTMLElement | null} */ (null))
   const isFirst = useRef(true)
   const found = PAGES.map((row) => ({ row, args: match(row.path, path) })).find(({ args }) => args !== null)
+  const isDenied = found?.row.permission !== undefined && !may(found.row.permission)
   const section = path.split("/")[1]
   // Before the effects of the page, which may have a better title.
   useLayoutEffect(() => {
@@ -63,7 +68,7 @@ export function Shell() {
       </nav>
       ${isOpen && html`<div class="scrim" onClick=${() => setOpen(false)}></div>`}
       <main id="main" class="main" tabindex="-1" ref=${main}>
-        ${found
+        ${found && isDenied ? html`<${Denied} key=${path} section=${section} />` : found
           ? html`<${Loaded} key=${found.row.load.toString()} row=${found.row} args=${found.args} params=${params} />`
           : html`<${Empty} icon="alert" title="Page not found"><p>The console has no page at this address.</p>
             <p><a href=${href("/threads")}>Go to the threads</a></p></${Empty}>`}
@@ -119,6 +124,14 @@ function Theme() {
   }
   return html`<${Button} kind="quiet" icon=${THEME_ICONS[/** @type {keyof typeof THEME_ICONS} */ (theme)]}
     label=${`Theme: ${theme}. Change to ${next}`} onClick=${change} />`
+}
+
+/** @param {{section: string}} props */
+function Denied({ section }) {
+  // Somebody may have allowed it meanwhile.
+  useEffect(readRole, [])
+  const title = PAGES.find((row) => row.path === `/${section}`)?.title ?? ""
+  return html`<${Head} title=${title} /><div class="page"><${Forbidden} /></div>`
 }
 
 /** A page, whose module is loaded when it is first shown. @param {{row: import("./pages.js").PageRow, args: any, params: URLSearchParams}} props */

@@ -107,3 +107,14 @@ def test_each_way_in_which_a_provider_s_login_fails_has_words_of_its_own() -> No
         identity_errors.IdentityProviderUnavailable,
     )
     assert {error.code for error in errors} == set(re.findall(r'^  "([a-z_.]+)":', known, re.M))
+
+
+def test_a_page_of_one_requires_the_permission_of_its_list() -> None:
+    """It closes, too, when the person loses that permission while it is open."""
+    rows = re.findall(r'\{ path: "([^"]+)"(.*)\}', (STATIC / "pages.js").read_text())
+    permissions = {path: re.findall(r'permission: "([^"]+)"', row) for path, row in rows}
+    ones = [path for path in permissions if "/:" in path]
+
+    assert len(ones) > 4
+    for path in ones:
+        assert permissions[path.partition("/:")[0]] == permissions[path], path

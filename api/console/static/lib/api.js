@@ -2,6 +2,7 @@
 import { parse } from "./exact.js"
 import { unlessSilent } from "./in_time.js"
 import { SUSPENDED, SignedOut, Suspended } from "./refusals.js"
+import { readRole } from "./role.js"
 import { bearer, me, state } from "./session.js"
 import { store } from "./store.js"
 
@@ -80,6 +81,7 @@ export async function send(method, path, { body, headers = {}, signal, user = me
       // The service's words are for programs.
       found.message = "Your session has ended. Sign in again."
     }
+    if (response.status === 403) readRole()
     throw new ApiError(response.status, found, response.headers.get("Retry-After"))
   }
 }

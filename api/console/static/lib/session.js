@@ -31,6 +31,8 @@ const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("arkloop
 export const state = store("unknown")
 /** @type {import("./store.js").Store<Me | null>} */
 export const me = store(null)
+/** Counts the tokens of this person after the first. @type {import("./store.js").Store<number>} */
+export const renewals = store(0)
 /** Why the last attempt failed: for the sign-in page, or for people who were signed in before and still are. @type {import("./store.js").Store<string>} */
 export const notice = store("")
 /** Why signing out has failed. The cookie stays then: a reload would sign in again. @type {import("./store.js").Store<string>} */
@@ -72,6 +74,7 @@ function accept(token) {
   credential = { kind: "login", token }
   gotAt = Date.now()
   if (state.get() === "expired") state.set("in")
+  if (before !== null) renewals.set(renewals.get() + 1)
   return true
 }
 

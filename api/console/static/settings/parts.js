@@ -95,7 +95,7 @@ export const Failed = ({ error, onRetry }) => error instanceof ApiError && error
   ? html`<${Forbidden} />` : html`<${Problem} error=${error} onRetry=${onRetry} />`
 
 /** What the page at this address requires, and who gives it. */
-function Forbidden() {
+export function Forbidden() {
   const { path } = useStore(route)
   const permission = PAGES.find((row) => match(row.path, path))?.permission ?? "admin"
   return html`<${Empty} icon="alert" title="You may not see this">
