@@ -20,6 +20,7 @@ from pydantic import ValidationError as InvalidModel
 from arkloop.api.http.content import MessageContent, reasons
 from arkloop.api.protocols import call_ids, sent_files
 from arkloop.api.protocols.agui_messages import Message
+from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.client_data import MAX_VALUE_LENGTH
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.runs.creation import NewMessage
@@ -151,11 +152,15 @@ class AguiRequest:
             metadata={MESSAGE_ID: message["id"], **by_default} if fits else {},
         )
 
-    def overrides(self) -> dict[str, Any]:
-        """Return what the request adds to the persona: its tools, and the context of the page."""
+    def overrides(self, persona: Persona) -> dict[str, Any]:
+        """Return what the request adds to the persona: its tools, and the context of the page.
+
+        Pages name a tool that the persona declares, too, so that they can execute its calls.
+        """
         given: dict[str, Any] = {}
-        if self.tools:
-            given["tools"] = [_tool(tool) for tool in self.tools]
+        declared = {tool.name for tool in persona.client_tools}
+        if tools := [_tool(tool) for tool in self.tools if tool.name not in declared]:
+            given["tools"] = tools
         if self.context:
             given["instructions"] = "\n".join(f"{c.description}: {c.value}" for c in self.context)
         return given

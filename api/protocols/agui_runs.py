@@ -327,7 +327,7 @@ def _create(
         raise InvalidRequest(messages=[why])
     persona = catalog().persona(actor().org_id, chosen_persona(persona_id), sql=tx.sql)
     route = catalog().choose_route(actor().org_id, route_id, persona, sql=tx.sql)
-    options = overrides.check(persona, route, wanted.overrides())
+    options = overrides.check(persona, route, wanted.overrides(persona))
     on_busy, if_asked = _on_busy(tx.sql, thread, answers)
     new = NewRun(
         actor=actor(),

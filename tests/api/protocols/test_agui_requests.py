@@ -1,0 +1,32 @@
+"""The parts of a `RunAgentInput` that count."""
+
+from typing import Any
+
+import pytest
+
+from tests.api.protocols.test_agui_runs import SAID, TOOL, newest, send
+from tests.clients import User
+from tests.stored_runs import StoredRuns
+
+DECLARED = {**TOOL, "description": "Locate the user.", "parameters": {"type": "object"}}
+OTHER = {"name": "look_up", "description": "x"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sent", "added"),
+    [([], [TOOL], []), (["tools"], [TOOL], []), (["tools"], [OTHER, TOOL], ["look_up"])],
+)
+def test_a_tool_that_the_persona_declares_keeps_its_definition(
+    alice: User, stored: StoredRuns, overrides: list[str], sent: list[Any], added: list[str]
+) -> None:
+    """CopilotKit sends each tool that the page executes."""
+    fields = {"key": "page", "client_tools": [{**DECLARED, "client": True}], "overrides": overrides}
+    made = alice.post("/v1/personas", json=fields)
+    assert 201 == made.status_code, made.text
+
+    response = send(alice, SAID, tools=sent, query="?persona_id=page")
+
+    assert 200 == response.status_code, response.text
+    response.close()
+    run: Any = alice.get(f"/v1/runs/{newest(stored)}").json
+    assert added == [tool["name"] for tool in (run["overrides"] or {}).get("tools", ())]
