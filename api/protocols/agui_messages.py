@@ -21,6 +21,10 @@ class PackedMessages:
         messages: list[Message] = json.loads(zlib.decompress(self._packed)) if self._packed else []
         return messages
 
+    def without_results(self, call_ids: Collection[str]) -> "PackedMessages":
+        """Return the same messages without the results of these calls."""
+        return PackedMessages([m for m in self.unpacked() if m.get("toolCallId") not in call_ids])
+
 
 class RunMessages:
     """The messages of one run, by their ids, in order."""

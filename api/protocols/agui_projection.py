@@ -207,13 +207,18 @@ class AguiProjection:
         return [call for call in data["calls"] if call["name"] in self._facts.client_tools]
 
     def _hand_over(self, calls: list[Mapping[str, Any]]) -> Iterator[BaseEvent]:
-        """Note the calls that the client makes; show arguments that a person has edited."""
-        is_edited = False
+        """Note the calls that the client makes; show arguments that a person has edited.
+
+        Results that the client has already are those of the calls as they were before.
+        """
+        edited: set[str] = set()
         for call in calls:
             call_id = self._facts.call_id(call["tool_call_id"])
             self._handed |= {call_id}
-            is_edited |= self._messages.change_arguments(call_id, arguments_text(call["arguments"]))
-        if is_edited:
+            if self._messages.change_arguments(call_id, arguments_text(call["arguments"])):
+                edited.add(call_id)
+        if edited and self._has_begun:
+            self._earlier = self._earlier.without_results(edited)
             yield self._snapshot()
 
     def _end(self, kind: str, data: Mapping[str, Any]) -> Iterator[BaseEvent]:
@@ -346,22 +351,22 @@ class AguiProjection:
         call_id = self._facts.call_id(data["tool_call_id"])
         message_id = f"{call_id}.result"
         self._messages.result(message_id, call_id, data["output"])
-        if call_id not in self._handed and not self._connects and self._is_given(call_id, data):
-            self._number += self._has_begun  # of the event that others get
-            return
+        is_early = call_id not in self._handed and call_id in self._given_results
+        if is_early and data["name"] in self._facts.client_tools:
+            given, _ = tool_output.cut(self._given_results[call_id])
+            if data["is_error"] or given != data["output"]:  # pages show the first result of a call
+                self._earlier = self._earlier.without_results({call_id})
+                yield self._snapshot()
+                return
+            if not self._connects:
+                self._number += self._has_begun  # of the event that others get
+                return
         # A client has what it has sent, unless it connects: its snapshot is that of the wait. The
         # result of another page it may lack.
         if call_id not in self._handed or self._connects or call_id in self._lacking:
             yield ToolCallResultEvent(
                 message_id=message_id, tool_call_id=call_id, content=data["output"], role="tool"
             )
-
-    def _is_given(self, call_id: str, data: Mapping[str, Any]) -> bool:
-        """Return whether the result is the one that the client has sent itself."""
-        text = self._given_results.get(call_id)
-        if text is None or data["is_error"] or data["name"] not in self._facts.client_tools:
-            return False
-        return bool(tool_output.cut(text)[0] == data["output"])
 
     # ---- frames ----
 

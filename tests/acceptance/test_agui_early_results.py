@@ -67,13 +67,10 @@ class Page:
         then_says: str | None = None,
         **more: Any,
     ) -> None:
-        calls = [call for message in self.said["messages"] for call in message.get("toolCalls", ())]
-        own = [call for call in calls if call["function"]["name"] in ("locate", "guarded")]
-        if call_id is not None:
-            own = [{"id": call_id}] * len(results)
+        ids = self.call_ids() if call_id is None else [call_id] * len(results)
         messages = [
-            {"id": secrets.token_hex(8), "role": "tool", "toolCallId": call["id"], "content": one}
-            for call, one in zip(own, results, strict=False)
+            {"id": secrets.token_hex(8), "role": "tool", "toolCallId": id_, "content": one}
+            for id_, one in zip(ids, results, strict=False)
         ]
         if then_says is not None:
             messages.append({"id": secrets.token_hex(8), "role": "user", "content": then_says})
@@ -82,6 +79,11 @@ class Page:
     def _run(self, *said: str, **more: Any) -> None:
         self.said = self._agent.run(*said, tools=[LOCATE], **more)
         assert self.said["error"] is None
+
+    def call_ids(self) -> list[str]:
+        """Return the ids of the calls of the page's tools, in order."""
+        calls = [call for message in self.said["messages"] for call in message.get("toolCalls", ())]
+        return [call["id"] for call in calls if call["function"]["name"] in ("locate", "guarded")]
 
     def results(self) -> list[str]:
         """Return the results of all calls, sorted: clients keep the order that they know."""
@@ -170,6 +172,22 @@ def test_a_result_of_another_call_than_the_approved_one_does_not_count(
         page.send("Oslo")
     assert ("assistant", "Done.") == shown(page.said)[-1]
     assert ["Oslo" if payload["approved"] else "The call was denied: no"] == page.connected()
+
+
+@ON_CLIENTS
+def test_a_result_from_before_an_edit_is_not_sent_with_the_next_one(page: Page) -> None:
+    """The page loses it with the edit, and so executes the call again."""
+    page.say({"tools": [{"tool": "guarded", "args": {"exact": True}}, TOOL]}, {"say": "Done."})
+    page.reply({**YES, "editedArgs": {"exact": False}}, "Rome")
+    assert [] == page.results()
+    located = page.call_ids()[1]
+    page.send("Bern", call_id=located)
+    assert "RUN_FINISHED" == types_of(page.said)[-1]
+    assert ["Bern"] == page.results()
+    page.send("Oslo")
+
+    assert ("assistant", "Done.") == shown(page.said)[-1]
+    assert ["Bern", "Oslo"] == page.connected()
 
 
 @ON_CLIENTS

@@ -153,7 +153,7 @@ def test_another_decision_is_a_result(alice: User, stored: StoredRuns) -> None:
 def test_a_page_that_has_repeated_its_reply_is_shown_the_result(
     alice: User, stored: StoredRuns, payload: Any
 ) -> None:
-    """It is not shown the one that it has sent itself."""
+    """It is not shown the one that it has sent itself, which another one replaces."""
     run_id, resume = asking(alice, stored, payload)
     send(alice, *items(run_id, "Rome", payload), resume=resume).close()
     claim = executing(stored, run_id)
@@ -161,9 +161,18 @@ def test_a_page_that_has_repeated_its_reply_is_shown_the_result(
     stored.write(claim, ToolResult("c", "locate", output, payload != YES, 1))
     stored.finish(replace(claim, last_seq=stored.last_seq(run_id)))
 
-    shown = [
-        [e["content"] for e in events_of(send(alice, *sent, resume=resume)) if "content" in e]
+    found = [
+        [
+            one
+            for e in events_of(send(alice, *sent, resume=resume))
+            for one in e.get("messages", [e])
+        ]
         for sent in (items(run_id, "Rome", payload), items(run_id, payload))
+    ]
+    id_ = f"{run_id.hex}.c.result"
+    shown = [
+        [one["content"] for one in each if id_ in (one.get("messageId"), one.get("id"))]
+        for each in found
     ]
 
     assert [[] if payload == YES else [output], [output]] == shown

@@ -133,16 +133,37 @@ def test_text_is_taken_back_by_a_snapshot() -> None:
     assert 2 * [f"msg_{RUN_ID.hex}_0"] == starts
 
 
-def test_edited_arguments_replace_the_announced_ones() -> None:
-    """What a person has changed before the client gets the call is in a snapshot before the end."""
+def with_edited_arguments() -> list[dict[str, Any]]:
+    """Return the events of a run whose first call of the client a person has edited."""
     events = events_of("client_tools")
     for event in events:
         if event["type"] == "run.waiting_for_input":
             event["data"]["calls"][0]["arguments"] = {"exact": False}
+    return events
+
+
+def test_edited_arguments_replace_the_announced_ones() -> None:
+    """What a person has changed before the client gets the call is in a snapshot before the end."""
     projection = AguiProjection(FACTS)
-    frames = projection.opening() + project_all(events, projection)
+    frames = projection.opening() + project_all(with_edited_arguments(), projection)
 
     snapshot = data_of(frames)[-2]
     assert "MESSAGES_SNAPSHOT" == snapshot["type"]
     calls = snapshot["messages"][0]["toolCalls"]
     assert '{"exact":false}' == calls[1]["function"]["arguments"]
+
+
+@pytest.mark.parametrize("waits", [0, 1])
+def test_a_result_from_before_an_edit_is_taken_back(waits: int) -> None:
+    """The snapshot with the new arguments lacks it; one that follows has the results of these."""
+    earlier: list[dict[str, Any]] = [
+        {"id": f"t-{name}", "role": "tool", "toolCallId": FACTS.call_id(name), "content": "Rome"}
+        for name in ("call_1_2", "call_1_4")
+    ]
+    packed = PackedMessages([ASKED, *earlier])
+    projection = AguiProjection(FACTS, waits, earlier=packed, connects=waits > 0)
+    frames = projection.opening() + project_all(with_edited_arguments(), projection)
+
+    [snapshot] = [e for e in data_of(frames) if e["type"] == "MESSAGES_SNAPSHOT"]
+    sent = [m for m in snapshot["messages"] if m["id"].startswith("t-")]
+    assert (earlier if waits else earlier[1:]) == sent

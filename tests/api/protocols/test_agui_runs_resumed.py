@@ -271,7 +271,8 @@ def test_a_page_is_not_sent_the_result_that_it_has_sent_early(
 ) -> None:
     """It came with the reply, for a call that the run makes after that.
 
-    Other pages are sent it, also where they have another one, and each the results of the service.
+    Other pages are sent it, or a snapshot where they have another one, which they would show first;
+    and each the results of the service.
     """
     run_id, resume = asking_beside_calls(alice, stored, "tool_confirmation", {"approved": True})
     items = [SAID, turn(run_id, "c", "s"), result(run_id, "c"), result(run_id, "s", "7")]
@@ -286,10 +287,11 @@ def test_a_page_is_not_sent_the_result_that_it_has_sent_early(
     pages = [send(alice, *items, resume=resume, run_id="again")]
     pages += [send(alice, *items[:2], *sent, resume=resume) for sent in others]
 
-    shown = [
-        [e["content"] for e in events_of(one) if e["type"] == "TOOL_CALL_RESULT"] for one in pages
-    ]
-    assert [["42"], ["Rome", "42"], ["Rome", "42"]] == shown
+    found = [[e for e in events_of(one) if e["type"].endswith(("RESULT", "SHOT"))] for one in pages]
+    *shown, (snapshot, last) = found
+    assert [["42"], ["Rome", "42"]] == [[e["content"] for e in events] for events in shown]
+    assert ["Rome"] == [m["content"] for m in snapshot["messages"] if m["role"] == "tool"]
+    assert "42" == last["content"]
     # Cursors count the same events in all streams.
     assert 1 == len({re.findall("^id: .*", one.text, re.M)[-1] for one in pages})
 
