@@ -91,7 +91,7 @@ INPUT = {
 
 
 class AguiFrames(Frames):
-    """Server-Sent Events of AG-UI; each has an `id`."""
+    """Server-Sent Events of AG-UI; most have an `id`."""
 
 
 class AgentQuery(Schema):
@@ -137,9 +137,6 @@ def run_agent() -> Response:
         # The protocol has these reported in the stream.
         why = "; ".join(f"{name}: {reasons[0]}" for name, reasons in error.details.items())
         return _stream(wanted, RunErrorEvent(message=why or str(error), code=error.code))
-    if part.pending:
-        outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=part.pending)
-        return _stream(wanted, _finished(wanted, outcome))
     on_leave = _go_on
     if _cancels(args):
         on_leave = partial(cancel_after_leave, connections(), actor(), part.run_id)
@@ -147,14 +144,20 @@ def run_agent() -> Response:
         run = queries.get(sql, actor(), part.run_id)
         echoes = part.echoes
         if echoes is None:
-            echoes = agui_echoes.earlier(sql, wanted, part.run_id)
+            echoes = agui_echoes.earlier(sql, wanted, run["thread_id"])
     wanted = agui_echoes.without(wanted, echoes)
+    if part.pending:
+        left: list[Any] = wanted.messages
+        corrections = [MessagesSnapshotEvent(messages=left)] if echoes else []
+        outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=part.pending)
+        return _stream(wanted, *corrections, _finished(wanted, outcome))
     facts = agui_facts.facts_of(run, wanted.thread_id, wanted.run_id)
     projection = AguiProjection(
         facts,
         part.waits,
         earlier=PackedMessages(wanted.messages),
         connects=part.connects,
+        corrects=bool(echoes),  # pages show the first message under a call as its result
         lacking=wanted.open_calls,  # other pages may have sent results of the same turn
         given_results=wanted.given_results(part.run_id),
         is_0_0=wanted.is_0_0,
@@ -243,18 +246,22 @@ def _resumed(wanted: AguiRequest, cursor: str) -> Response:
         if thread is None or run["thread_id"] != thread.id:
             raise RunNotFound()
         facts, waits = agui_facts.facts_of(run, wanted.thread_id), int(found[2])
-        # Its messages are only needed where the protocol takes text back.
-        messages = agui_threads.messages_before(sql, thread.id, run)
-        echoes = agui_echoes.earlier(sql, wanted, run_id)
-    wanted = agui_echoes.without(wanted, echoes)
-    earlier = PackedMessages(agui_versions.messages(messages, is_0_0=wanted.is_0_0))
+        echoes = agui_echoes.earlier(sql, wanted, thread.id)
+        wanted = agui_echoes.without(wanted, echoes)
+        given = wanted.given_results(run_id)
+        messages: list[Any] = wanted.messages
+        if not (echoes or given):
+            # The client may have sent none. They are needed where the protocol takes text back.
+            found_there = agui_threads.messages_before(sql, thread.id, run)
+            messages = agui_versions.messages(found_there, is_0_0=wanted.is_0_0)
     projection = AguiProjection(
         facts,
         waits,
-        earlier=earlier,
+        earlier=PackedMessages(messages),
+        corrects=bool(echoes),
         after=int(found[3]),
         lacking=wanted.open_calls,
-        given_results=wanted.given_results(run_id),
+        given_results=given,
         is_0_0=wanted.is_0_0,
     )
     return _projected(projection, facts)

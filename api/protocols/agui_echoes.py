@@ -39,27 +39,22 @@ def own(wanted: AguiRequest, call_id: str) -> frozenset[int]:
     )
 
 
-def earlier(sql: Connection, wanted: AguiRequest, run_id: UUID) -> frozenset[int]:
-    """Return the places of the tool messages that repeat replies which the run has had."""
-    of_run = call_ids.shown(run_id, "")
+def earlier(sql: Connection, wanted: AguiRequest, thread_id: UUID) -> frozenset[int]:
+    """Return the places of the tool messages that repeat replies which runs of the thread had."""
     suspects: dict[int, tuple[str, ApprovalReply]] = {}
     for place, message in enumerate(wanted.messages):
-        if message["role"] != "tool" or not message["toolCallId"].startswith(of_run):
-            continue
-        if (reply := _reply_of(message)) is not None:
+        if message["role"] == "tool" and (reply := _reply_of(message)) is not None:
             suspects[place] = message["toolCallId"], reply
-    if not suspects:
-        return frozenset()
     suspected = {call_id for call_id, _ in suspects.values()}
-    waits, _ = event_log.waits(sql, run_id)
-    asked: dict[UUID, str] = {}
-    for data in (event_log.data_of(event.payload) for event in waits):
-        call_id = call_ids.shown(run_id, data.get("tool_call_id") or "")
-        if data["kind"] == call_approvals.KIND and call_id in suspected:
-            asked[UUID(data["request_id"])] = call_id
+    run_ids = set(filter(None, map(call_ids.run_of, suspected)))
+    if not run_ids:
+        return frozenset()
     had: dict[str, list[ApprovalReply]] = {}
-    for row in thread_entries.replies_to(sql, run_id, asked):
-        had.setdefault(asked[row.request_id], []).append(approvals.read(row.content))
+    for row in thread_entries.replies_of(sql, thread_id, run_ids):
+        data = event_log.data_of(row.payload)
+        call_id = call_ids.shown(row.run_id, data.get("tool_call_id") or "")
+        if data["kind"] == call_approvals.KIND and call_id in suspected:
+            had.setdefault(call_id, []).append(approvals.read(row.content))
     return frozenset(place for place, (id_, reply) in suspects.items() if reply in had.get(id_, ()))
 
 

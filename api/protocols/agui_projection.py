@@ -59,6 +59,7 @@ class AguiProjection:
         *,
         earlier: PackedMessages | None = None,
         connects: bool = False,
+        corrects: bool = False,
         after: int = 0,
         lacking: frozenset[str] = NO_IDS,
         given_results: Mapping[str, str] | None = None,
@@ -66,9 +67,10 @@ class AguiProjection:
     ) -> None:
         """Make the projection of what follows the run's `waits`-th wait.
 
-        With `connects` it begins with a snapshot of the messages. Frames up to number `after` are
-        left out. The client has no results of the calls `lacking`, and has sent these of
-        `given_results`, perhaps before the run made the calls. `is_0_0`: it speaks 0.0.x.
+        With `connects` it begins with a snapshot of the messages, and with `corrects`, where the
+        client has some that `earlier` lacks. Frames up to number `after` are left out, and from the
+        second on, that snapshot. The client has no results of the calls `lacking`, and has sent
+        these of `given_results`, perhaps before the run made the calls. `is_0_0`: it speaks 0.0.x.
         """
         self.is_over = False
         #: The event that asks the client at the end.
@@ -78,6 +80,7 @@ class AguiProjection:
         self.first = waits
         self._earlier = earlier or PackedMessages()
         self._connects = connects
+        self._corrects = corrects
         self._after = after
         self._lacking = lacking
         self._given_results = given_results or {}
@@ -144,7 +147,7 @@ class AguiProjection:
             )
         )
         frames = [] if started is None else [started]
-        if self._connects and not self._after:
+        if (self._connects or self._corrects) and self._after <= 1:
             # Without a number: it depends on what is in the thread by now.
             frames.append(_without_number(self._snapshot()))
         return frames

@@ -1,7 +1,7 @@
 """The runs behind AG-UI: a new one for a message, or one that resumes with what it has asked."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -66,7 +66,7 @@ class Part:
     waits: int = 0
     pending: list[str] = field(default_factory=list)
     connects: bool = False
-    #: The places of tool messages that repeat replies to the run, None if they are not known.
+    #: The places of tool messages that repeat replies, None if they are not known.
     echoes: frozenset[int] | None = None
 
 
@@ -145,25 +145,25 @@ def _resume(
     is_new = (
         message is not None and known is None and (is_cancelled or message.content.text != content)
     )
+    # Pages execute calls as soon as they are shown them, also such as the run makes after this.
+    echoes = agui_echoes.earlier(tx.sql, wanted, run["thread_id"])
+    if projection.asked["data"]["kind"] == call_approvals.KIND:
+        asked_id = call_ids.shown(run["id"], projection.asked["data"]["tool_call_id"])
+        echoes |= agui_echoes.own(wanted, asked_id)
+    sent = agui_echoes.without(wanted, echoes)
+    early = _results_of(sent, run["id"], projection.client_call_ids)
     made = None
     request_id = UUID(entry.interrupt_id)
     if is_new or (is_cancelled and came_with_reply(tx.sql, known, run, projection.asked)):
         # Before the answer, which locks its run: the limits of the org are locked first.
         made = joined() or create(answers=entry.interrupt_id)
     try:
-        # Pages execute calls as soon as they are shown them, also such as the run makes after this.
-        echoes = agui_echoes.earlier(tx.sql, wanted, run["id"])
-        if projection.asked["data"]["kind"] == call_approvals.KIND:
-            asked_id = call_ids.shown(run["id"], projection.asked["data"]["tool_call_id"])
-            echoes |= agui_echoes.own(wanted, asked_id)
-        sent = agui_echoes.without(wanted, echoes)
-        early = _results_of(sent, run["id"], projection.client_call_ids)
         audited.answer(tx, run["id"], content, request_id, early)
     except (NotActive, NotWaiting, StaleInput):
         if made is None or not is_cancelled:
             raise
     if made and is_cancelled:
-        return made
+        return replace(made, echoes=echoes)
     return Part(run_id=run["id"], waits=projection.waits, echoes=echoes)
 
 
@@ -213,7 +213,7 @@ def _give_results(
         raise NotWaiting("The run is not waiting for these tool results.")
     # Others have sent some of them since a client was asked, perhaps with another output: they
     # would refuse those that the run lacks.
-    echoes = agui_echoes.earlier(tx.sql, wanted, run_id)
+    echoes = agui_echoes.earlier(tx.sql, wanted, thread.id)
     own = agui_echoes.without(wanted, echoes)
     sent = [call_id for call_id in own.results if call_id in projection.asked_call_ids]
     lacking = facts.missing(request_id_of(projection), sent)

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     String,
+    Text,
     Uuid,
     and_,
     bindparam,
@@ -41,6 +42,8 @@ from arkloop.shared.storage.tables.runs import (
     runs,
 )
 from arkloop.shared.storage.tables.threads import messages
+
+_REQUEST_ID = run_events.c.payload.cast(JSON)["data"]["request_id"].as_string()
 
 #: Runs of a thread among which the one is looked for to which a reply was sent before.
 LATEST_RUNS = 50
@@ -215,12 +218,23 @@ def reply_to(sql: Connection, run_id: UUID, request_id: UUID) -> str | None:
     )
 
 
-def replies_to(
-    sql: Connection, run_id: UUID, request_ids: Collection[UUID]
-) -> Sequence[Row[UUID, str]]:
-    """Return the `content` of the replies that these requests of a run had, by `request_id`."""
-    query = select(inputs.c.request_id, inputs.c.content).where(
-        inputs.c.run_id == run_id, is_among(inputs.c.request_id, request_ids)
+def replies_of(
+    sql: Connection, thread_id: UUID, run_ids: Collection[UUID]
+) -> Sequence[Row[UUID, str, str]]:
+    """Return the `content` of the replies that these runs had, if they are of the thread.
+
+    A row also has the `run_id`, and the `payload` of the event that asked.
+    """
+    has_asked = (
+        (run_events.c.run_id == inputs.c.run_id)
+        & (run_events.c.type == RunWaitingForInput.type)
+        & (_REQUEST_ID == inputs.c.request_id.cast(Text))
+    )
+    query = (
+        select(inputs.c.run_id, inputs.c.content, run_events.c.payload)
+        .join(runs, runs.c.id == inputs.c.run_id)
+        .join(run_events, has_asked)
+        .where(is_among(inputs.c.run_id, run_ids), runs.c.thread_id == thread_id)
     )
     return sql.execute(query).all()
 
@@ -255,7 +269,7 @@ def asking_run(sql: Connection, thread_id: UUID, request_id: str, *, before: int
         .where(
             run_events.c.run_id == latest.c.id,
             run_events.c.type == RunWaitingForInput.type,
-            run_events.c.payload.cast(JSON)["data"]["request_id"].as_string() == request_id,
+            _REQUEST_ID == request_id,
         )
         .limit(1)
         .lateral()

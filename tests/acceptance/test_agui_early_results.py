@@ -214,3 +214,13 @@ def test_a_reply_that_is_sent_as_a_result_as_well_does_not_count(
 
     assert ("assistant", "Done.") == shown(page.said)[-1]
     assert ["Rome"] == page.connected()
+
+
+@ON_CLIENTS
+def test_a_reply_that_is_sent_as_a_result_is_not_shown_as_one(page: Page) -> None:
+    """The page has the result of the service in its place."""
+    page.say(CALCULATE, {"say": "Done."})
+    page.repeat(YES)
+
+    assert ("assistant", "Done.") == shown(page.said)[-1]
+    assert ["42"] == page.results()

@@ -1,6 +1,7 @@
 """Pages of AG-UI that repeat replies to approvals as results, as CopilotKit does."""
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -12,7 +13,16 @@ from arkloop.shared.events.types import ToolCallRequested, ToolResult
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import claims
 from arkloop.shared.runs.states import ResultSource
-from tests.api.protocols.test_agui_runs import SAID, events_of, newest, result, send, turn
+from tests.api.protocols.test_agui_runs import (
+    LATER,
+    SAID,
+    events_of,
+    newest,
+    result,
+    send,
+    turn,
+    types_of,
+)
 from tests.api.protocols.test_agui_runs_resumed import early_results
 from tests.clients import User
 from tests.query_plans import noted
@@ -176,3 +186,90 @@ def test_a_page_that_has_repeated_its_reply_is_shown_the_result(
     ]
 
     assert [[] if payload == YES else [output], [output]] == shown
+
+
+@pytest.mark.parametrize("payload", [YES, EDITED, NO, CANCELLED])
+@pytest.mark.parametrize("before", [["Rome"], []])
+def test_the_reply_is_taken_back_from_a_page_that_has_repeated_it(
+    alice: User, stored: StoredRuns, payload: Any, before: list[str]
+) -> None:
+    """CopilotKit shows the first message under a call as its result."""
+    run_id, resume = asking(alice, stored, payload)
+    [*others, repeated] = items(run_id, *before, payload)
+    streams = [send(alice, *others, repeated, resume=resume, run_id="first")]
+    stored.finish(executing(stored, run_id))
+    streams += [
+        send(alice, *others, repeated, resume=resume, run_id="first"),
+        send(alice, *others, resume=resume),
+    ]
+
+    *corrected, plain = map(events_of, streams)
+    for started, snapshot, *rest in corrected:
+        assert ["RUN_STARTED", "MESSAGES_SNAPSHOT"] == [started["type"], snapshot["type"]]
+        assert [one["content"] for one in others if "content" in one] == [
+            one["content"] for one in snapshot["messages"] if "content" in one
+        ]
+        assert types_of(plain[1:]) == types_of(rest)
+    # Cursors count the same events in all streams.
+    ids = [re.findall("^id: .*", one.text, re.M) for one in streams]
+    assert ids[0] == ids[1] == ids[2]
+
+
+def test_a_cancelled_reply_is_taken_back_beside_a_new_message(
+    alice: User, stored: StoredRuns
+) -> None:
+    """The response is the run of the message, also when the request is sent again."""
+    run_id, resume = asking(alice, stored, CANCELLED)
+    sent = (*items(run_id, CANCELLED), LATER)
+    streams = [send(alice, *sent, resume=resume, run_id="first") for _ in range(2)]
+    stored.finish(executing(stored, run_id), with_followers=True)
+    stored.finish(stored.held(newest(stored)))
+
+    for started, snapshot, *_ in map(events_of, streams):
+        assert ["RUN_STARTED", "MESSAGES_SNAPSHOT"] == [started["type"], snapshot["type"]]
+        assert ["m1", "m2", "m9"] == [one["id"] for one in snapshot["messages"]]
+
+
+def test_a_reply_is_taken_back_after_a_lost_response(alice: User, stored: StoredRuns) -> None:
+    """Beside the next message, where results are missing, and behind the start of a cut stream."""
+    run_id, resume = asking(alice, stored, YES)
+    send(alice, *(sent := items(run_id, YES)), resume=resume).close()
+    calls = [{"tool_call_id": "c", "name": "locate", "arguments": {}}]
+    stored.park(executing(stored, run_id), new_id(), kind="tool_results", calls=calls)
+    responses = [send(alice, *sent)]
+    send(alice, *sent, result(run_id, "c")).close()
+    stored.finish(replace(stored.held(run_id), last_seq=stored.last_seq(run_id)))
+    body = {"threadId": "chat-1", "runId": "c", "messages": sent, "protocolVersion": "1.0"}
+    for after in (1, 2):
+        header = {"Last-Event-ID": f"{run_id}.1.{after}"}
+        responses.append(alice.post("/v1/agui/connect", json=body, headers=header))
+    responses.append(send(alice, *sent, LATER))
+    stored.finish(stored.held(newest(stored)))
+
+    assert [
+        ["RUN_STARTED", "MESSAGES_SNAPSHOT", "RUN_FINISHED"],
+        ["MESSAGES_SNAPSHOT", "RUN_FINISHED"],
+        [],
+        ["RUN_STARTED", "MESSAGES_SNAPSHOT", "RUN_FINISHED"],
+    ] == [types_of(events_of(one)) for one in responses]
+    snapshots = [e["messages"] for one in responses for e in events_of(one) if "messages" in e]
+    assert [[], [], []] == [[m for m in one if m["role"] == "tool"] for one in snapshots]
+
+
+def test_a_cut_stream_takes_a_denied_result_back_alone(alice: User, stored: StoredRuns) -> None:
+    """The page keeps its other early results, which it is not sent again."""
+    run_id, resume = asking(alice, stored, NO)
+    results = result(run_id, "c"), result(run_id, "d", "Oslo")
+    sent = [SAID, turn(run_id, "c", "d"), *results]
+    send(alice, *sent, resume=resume).close()
+    claim = replace(stored.held(run_id), last_seq=stored.last_seq(run_id))
+    for call_id, output, is_error in (("c", "Denied.", True), ("d", "Oslo", False)):
+        stored.write(claim, ToolResult(call_id, "locate", output, is_error, 1))
+    stored.finish(replace(claim, last_seq=stored.last_seq(run_id)))
+
+    body = {"threadId": "chat-1", "runId": "c", "messages": sent, "protocolVersion": "1.0"}
+    header = {"Last-Event-ID": f"{run_id}.1.1"}
+    snapshot, _ = events_of(alice.post("/v1/agui/connect", json=body, headers=header))
+
+    found = [m["content"] for m in snapshot["messages"] if m["role"] == "tool"]
+    assert ["Denied.", "Oslo"] == sorted(found)
