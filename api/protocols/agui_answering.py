@@ -60,11 +60,34 @@ def compared(content: Content, digests: Mapping[str, str]) -> str:
     )
 
 
-def known_message(sql: Connection, wanted: AguiRequest, thread: Row[Any] | None) -> Row[Any] | None:
-    """Return the message of the thread with which the request ends, None if it has another end."""
-    if thread is None or wanted.new_message() is None:
+def known_message(
+    sql: Connection, wanted: AguiRequest, thread: Row[Any] | None, *, is_last: bool
+) -> Row[Any] | None:
+    """Return the last message of the thread that is the one with which the request ends.
+
+    None if the request has another end, or if all messages with that id have other content; with
+    `is_last`, if the last one has.
+    """
+    message = wanted.new_message()
+    if thread is None or message is None:
         return None
-    return thread_entries.find_message(sql, thread.id, MESSAGE_ID, wanted.messages[-1]["id"])
+    found = thread_entries.find_messages(sql, thread.id, MESSAGE_ID, wanted.messages[-1]["id"])
+    found = found[:1] if is_last else found
+    parts = [message.content.parts or (), *(one.parts or () for one in found)]
+    digests = sent_files.digests_of(sql, parts) if found else {}
+    sent = compared(message.content, digests)
+    return next((one for one in found if compared(own_content(one), digests) == sent), None)
+
+
+def is_of_earlier_run(sql: Connection, known: Row[Any] | None, run: RowMapping) -> bool:
+    """Return whether the message was there before the run, and is not the one that this answers.
+
+    The runs before it have ended.
+    """
+    if known is None or known.position > run["position"]:
+        return False
+    own = thread_entries.last_round(sql, run["thread_id"], before=run["position"], after=-1)
+    return known.id not in {message.id for message in own}
 
 
 def came_with_reply(

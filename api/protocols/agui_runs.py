@@ -13,7 +13,12 @@ from arkloop.api.http import audited
 from arkloop.api.http.current import actor, catalog, trace_id
 from arkloop.api.http.end_users import chosen_persona
 from arkloop.api.protocols import agui_echoes, call_ids, sent_files
-from arkloop.api.protocols.agui_answering import answering_run, came_with_reply, known_message
+from arkloop.api.protocols.agui_answering import (
+    answering_run,
+    came_with_reply,
+    is_of_earlier_run,
+    known_message,
+)
 from arkloop.api.protocols.agui_facts import AguiFacts, facts_of
 from arkloop.api.protocols.agui_interrupts import content_of
 from arkloop.api.protocols.agui_parts import (
@@ -119,8 +124,10 @@ def _resume(
     what follows its answer. With a message it may cancel what is over, which it cannot know. What
     is sent again changes nothing, and is shown the same.
     """
-    message, known = wanted.new_message(), known_message(tx.sql, wanted, thread)
+    message = wanted.new_message()
     is_cancelled = all(entry.status == "cancelled" for entry in wanted.resume)
+    # A former content is an edit. Beside a cancel, that is decided by the runs behind the message.
+    known = known_message(tx.sql, wanted, thread, is_last=not is_cancelled)
     agent = persona_id, route_id
 
     def joined() -> Part | None:
@@ -134,9 +141,12 @@ def _resume(
             raise
         if (part := joined()) is None and thread is not None and known is not None:
             id_ = wanted.resume[0].interrupt_id
-            asker = thread_entries.asking_run(tx.sql, thread.id, id_, before=known.position)
+            asker = thread_entries.asking_run(tx.sql, thread.id, id_)
             run, projection, _ = _asked(tx.sql, wanted, [asker] if asker else ())
-            if not came_with_reply(tx.sql, known, run, projection.asked):
+            if not (
+                came_with_reply(tx.sql, known, run, projection.asked)
+                or is_of_earlier_run(tx.sql, known, run)
+            ):
                 raise
         return part or create()
     assert projection.asked is not None
@@ -154,7 +164,11 @@ def _resume(
     early = _results_of(sent, run["id"], projection.client_call_ids)
     made = None
     request_id = UUID(entry.interrupt_id)
-    if is_new or (is_cancelled and came_with_reply(tx.sql, known, run, projection.asked)):
+    is_asked_again = is_cancelled and (
+        came_with_reply(tx.sql, known, run, projection.asked)
+        or is_of_earlier_run(tx.sql, known, run)
+    )
+    if is_new or is_asked_again:
         # Before the answer, which locks its run: the limits of the org are locked first.
         made = joined() or create(answers=entry.interrupt_id)
     try:

@@ -251,15 +251,15 @@ def first_run(sql: Connection, thread_id: UUID, *, after: int) -> UUID | None:
     )
 
 
-def asking_run(sql: Connection, thread_id: UUID, request_id: str, *, before: int) -> UUID | None:
-    """Return which of the latest runs before a position has made this request, None without one.
+def asking_run(sql: Connection, thread_id: UUID, request_id: str) -> UUID | None:
+    """Return which of the latest runs of a thread has made this request, None without one.
 
     It is looked for in their events, one run after another, since one that was over without a reply
     is stored nowhere else.
     """
     latest = (
         select(runs.c.id, runs.c.position)
-        .where(runs.c.thread_id == thread_id, runs.c.position < min(before, FIRST_WAITING))
+        .where(runs.c.thread_id == thread_id, runs.c.position < FIRST_WAITING)
         .order_by(runs.c.position.desc())
         .limit(LATEST_RUNS)
         .subquery()
@@ -300,9 +300,15 @@ def last_round(sql: Connection, thread_id: UUID, *, before: int, after: int) -> 
 
 def find_message(sql: Connection, thread_id: UUID, key: str, value: str) -> Row[Any] | None:
     """Return the last message of a user with this id or this pair of metadata, None without."""
-    has_pair = messages.c.metadata[key].astext == value
-    is_it = messages.c.id.cast(String) == value
-    return sql.execute(_of_users(thread_id).where(has_pair | is_it).limit(1)).one_or_none()
+    return sql.execute(_with_id(thread_id, key, value).limit(1)).one_or_none()
+
+
+def find_messages(sql: Connection, thread_id: UUID, key: str, value: str) -> Sequence[Row[Any]]:
+    """Return the last messages of users with this id or this pair of metadata, the last one first.
+
+    Each run that a client has for a message, or for another content under its id, adds one.
+    """
+    return sql.execute(_with_id(thread_id, key, value).limit(LATEST_RUNS)).all()
 
 
 def unended_runs(sql: Connection, thread_id: UUID, key: str, value: str) -> Sequence[Row[Any]]:
@@ -341,9 +347,17 @@ def _first_ids(
     return first
 
 
+def _with_id(thread_id: UUID, key: str, value: str) -> Select[Any]:
+    has_pair = messages.c.metadata[key].astext == value
+    return _of_users(thread_id).where(has_pair | (messages.c.id.cast(String) == value))
+
+
 def _of_users(thread_id: UUID) -> Select[Any]:
     return (
-        select(messages.c.id, messages.c.position, messages.c.content, messages.c.created_at)
+        select(
+            *(messages.c.id, messages.c.position, messages.c.created_at),
+            *(messages.c.content, messages.c.parts, messages.c.metadata),
+        )
         .where(
             messages.c.thread_id == thread_id,
             messages.c.role == "user",

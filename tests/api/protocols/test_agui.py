@@ -237,19 +237,24 @@ def test_a_message_beside_a_reply_is_the_next_run(
 
 
 @pytest.mark.parametrize(
-    ("said", "reply"),
+    ("asked", "said", "reply"),
     [
-        (SAID, {"status": "cancelled"}),
-        (document("aGVsbG8="), {"status": "cancelled"}),
-        ({**LATER, "content": "Rome"}, {"status": "resolved", "payload": "Rome"}),
+        (SAID, SAID, {"status": "cancelled"}),
+        (document("aGVsbG8="), document("aGVsbG8="), {"status": "cancelled"}),
+        (SAID, {**LATER, "content": "Rome"}, {"status": "resolved", "payload": "Rome"}),
     ],
 )
 def test_a_reply_needs_no_message(
-    alice: User, stored: StoredRuns, connections: Connections, said: Any, reply: dict[str, str]
+    alice: User,
+    stored: StoredRuns,
+    connections: Connections,
+    asked: Any,
+    said: Any,
+    reply: dict[str, str],
 ) -> None:
     """The message may be the one before a question without a call, or show the reply itself."""
+    alice.post("/v1/agui", json={**ASK, "messages": [asked]}).close()
     files_before = names_of_files(connections)
-    alice.post("/v1/agui", json=ASK).close()
     [run_id] = runs_of(stored)
     claim, request_id = stored.claim(run_id), new_id()
     assert claim is not None

@@ -60,6 +60,23 @@ def test_a_message_with_a_file_is_sent_again(
     assert 1 + len(run_ids) == len(all_runs(stored))
 
 
+@pytest.mark.parametrize(("data", "runs"), [("aGVsbG8=", 1), ("d29ybGQ=", 2)])
+def test_a_message_with_a_file_is_sent_again_beside_a_cancel(
+    alice: User, stored: StoredRuns, data: str, runs: int
+) -> None:
+    """Its base64 is stored anew with the reply; another file makes it another message."""
+    send(alice, WITH_FILE).close()
+    [run_id] = all_runs(stored)
+    stored.park(stored.held(run_id), request_id := new_id())
+    resume = [{"interruptId": str(request_id), "status": "cancelled"}]
+    file = {**FILE, "source": {**FILE["source"], "value": data}}
+
+    shown = first_cursor(send(alice, {**WITH_FILE, "content": [TEXT, file]}, resume=resume))
+
+    assert runs == len(all_runs(stored))
+    assert (f"{run_id}.1.1" if runs == 1 else f"{newest(stored)}.0.1") == shown
+
+
 def test_a_message_whose_file_was_deleted_is_sent_again(alice: User, stored: StoredRuns) -> None:
     """The message keeps the digest of its file."""
     send(alice, WITH_FILE).close()

@@ -24,11 +24,13 @@ from tests.api.protocols.test_agui_runs import (
     send,
     turn,
 )
+from tests.api.protocols.test_agui_threads import answered
 from tests.clients import User
 from tests.stored_runs import StoredRuns
 
 BOTH = pytest.mark.parametrize("status", ["cancelled", "resolved"])
 MORE = {"id": "m8", "role": "user", "content": "And then?"}
+EARLIER = {"id": "m0", "role": "user", "content": "First"}
 
 
 def questioning(alice: User, stored: StoredRuns, status: str) -> tuple[UUID, list[dict[str, Any]]]:
@@ -199,6 +201,77 @@ def test_a_cancel_with_a_message_whose_run_has_ended_has_a_new_run(
 
     assert 3 == len(all_runs(stored))
     assert f"{newest(stored)}.0.1" == shown
+
+
+@pytest.mark.parametrize(
+    "said", [{**SAID, "content": "Edited"}, EARLIER, {**EARLIER, "content": "Edited"}]
+)
+def test_a_cancel_with_a_message_of_before_has_a_new_run(
+    alice: User, stored: StoredRuns, said: dict[str, Any]
+) -> None:
+    """The user has edited the message that the run answers, or generates an answer again."""
+    answered(alice, stored, EARLIER, "One")
+    run_id, resume = questioning(alice, stored, "cancelled")
+
+    shown = [first_cursor(send(alice, said, resume=resume)) for _ in range(2)]
+
+    [_, asked, new] = all_runs(stored)
+    assert asked == run_id
+    assert [f"{new}.0.1"] * 2 == shown
+
+
+def test_a_cancel_with_one_of_the_contents_of_a_message_has_its_run(
+    alice: User, stored: StoredRuns
+) -> None:
+    """The message was edited twice; the second time, the agent has asked."""
+    for content in ("One", "Two"):
+        answered(alice, stored, {**SAID, "content": content}, "Well.")
+    run_id, resume = questioning(alice, stored, "cancelled")
+
+    shown = [first_cursor(send(alice, SAID, resume=resume))]
+    shown += [first_cursor(send(alice, {**SAID, "content": "One"}, resume=resume))]
+
+    assert 4 == len(all_runs(stored))
+    assert [f"{run_id}.1.1", f"{newest(stored)}.0.1"] == shown
+
+
+@pytest.mark.parametrize(("said", "runs"), [(EARLIER, 4), (SAID, 3)])
+def test_a_cancel_of_a_run_that_is_over_comes_with_a_message_of_before(
+    alice: User, stored: StoredRuns, said: dict[str, Any], runs: int
+) -> None:
+    """That of an earlier run has a new one behind others; that of the run itself is refused."""
+    answered(alice, stored, EARLIER, "One")
+    run_id, resume = questioning(alice, stored, "cancelled")
+    stored.cancel(run_id)
+    answered(alice, stored, MORE, "Two")
+
+    send(alice, said, resume=resume).close()
+
+    assert runs == len(all_runs(stored))
+
+
+def test_a_message_that_is_edited_back_counts_beside_a_reply(
+    alice: User, stored: StoredRuns
+) -> None:
+    """Only the last content of its id is one that the thread has already."""
+    for content in ("One", "Two"):
+        answered(alice, stored, {**EARLIER, "content": content}, "Well.")
+    run_id, resume = questioning(alice, stored, "resolved")
+
+    for content, runs in (("Two", 3), ("One", 4), ("One", 4)):
+        shown = first_cursor(send(alice, {**EARLIER, "content": content}, resume=resume))
+        assert (f"{run_id}.1.1", runs) == (shown, len(all_runs(stored)))
+
+
+def test_an_edited_message_counts_beside_a_reply(alice: User, stored: StoredRuns) -> None:
+    """The page is shown what follows the reply, and the message has a run after that, once."""
+    run_id, resume = questioning(alice, stored, "resolved")
+    edited = {**SAID, "content": "Edited"}
+
+    shown = [first_cursor(send(alice, edited, resume=resume)) for _ in range(2)]
+
+    assert [f"{run_id}.1.1"] * 2 == shown
+    assert ["queued", "pending"] == [stored.state(one) for one in all_runs(stored)]
 
 
 def test_another_reply_is_refused_though_the_thread_has_other_runs(
