@@ -8,7 +8,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import datetime
 from functools import partial, wraps
 from typing import Any, cast
@@ -263,12 +262,9 @@ def _tools(worker: Worker, body: dict[str, Any]) -> tuple[str, frozenset[str]]:
     if "tools_hash" in body:
         return body["tools_hash"], known.names(worker.org_id, worker.pool, body["tools_hash"])
     tools = [Definition(**tool) for tool in body["tools"]]
-    hash_ = worker_tools.hash_of(tools)
-    with suppress(WorkerToolsUnknown):
-        return hash_, known.names(worker.org_id, worker.pool, hash_)
     with connections().transaction() as tx:
         worker_tools.register(tx, worker.org_id, worker.pool, tools)
-    names = frozenset(tool.name for tool in tools)
+    hash_, names = worker_tools.hash_of(tools), frozenset(tool.name for tool in tools)
     return hash_, known.add(worker.org_id, worker.pool, hash_, names)
 
 

@@ -67,6 +67,32 @@ def test_tools_stay_known_without_a_worker(alice: User, worker: User) -> None:
     assert (404, "tool_workers.tool_not_found") == error_of(alice.delete(f"{path}/pay"))
 
 
+def test_a_worker_that_starts_registers_its_tools_at_once(alice: User, worker: User) -> None:
+    """Others have registered the same before: a release that was rolled back, a deleted tool."""
+    path = "/v1/tool-workers/shop/tools"
+    newer = {**PAY, "description": "Pay in euros."}
+
+    def started(worker_id: str, tool: dict[str, Any]) -> dict[str, str]:
+        post(worker, "poll", worker_id=worker_id, wait_seconds=0, tools=[tool])
+        return {tool["name"]: tool["description"] for tool in alice.get(path).json or ()}
+
+    registered = [started("first", PAY), started("newer", newer), started("rolled_back", PAY)]
+    expected = [PAY["description"], newer["description"], PAY["description"]]
+    assert [{"pay": description} for description in expected] == registered
+    assert 204 == alice.delete(f"{path}/pay").status_code
+    assert {"pay": PAY["description"]} == started("later", PAY)
+
+
+def test_tools_that_are_registered_already_are_not_written(alice: User, worker: User) -> None:
+    """Many workers that start together with the same tools change nothing."""
+    stored = []
+    for worker_id in ("first", "second"):
+        post(worker, "poll", worker_id=worker_id, wait_seconds=0, tools=[PAY])
+        stored.append(alice.get("/v1/tool-workers/shop/tools").json)
+
+    assert stored[0] == stored[1] != []
+
+
 def test_a_hash_stands_for_the_tools(worker: User) -> None:
     """A worker need not repeat its definitions; one whose hash is unknown sends them again."""
     hash_ = post(worker, "poll", **POLL, tools=[PAY]).json["tools_hash"]
