@@ -297,5 +297,8 @@ def _ended_as(run: RowMapping, state: str) -> str | None:
 
 
 def _milliseconds(duration: timedelta) -> int:
-    """Return the milliseconds of a time, 0 if the clock was set back meanwhile."""
-    return max(0, round(duration.total_seconds() * 1000))
+    """Return the whole milliseconds of a time, 0 if the clock was set back meanwhile.
+
+    They are rounded down, since `min_duration_ms` compares the time itself.
+    """
+    return max(0, duration // timedelta(milliseconds=1))

@@ -118,8 +118,12 @@ _FILTERS: Mapping[str, ColumnElement[bool]] = {
     **{name: runs.c[name] == bindparam(name) for name in ("persona_id", "route_id", "api_key_id")},
     "persona_key": func.split_part(runs.c.persona_id, "@", 1) == bindparam("persona_key"),
     "min_cost_usd": runs.c.cost_usd >= bindparam("min_cost_usd"),
-    "min_duration_ms": runs.c.ended_at - runs.c.created_at
-    >= bindparam("min_duration_ms") * literal_column("interval '1 ms'"),
+    # A run during which the clock was set back has a duration of 0.
+    "min_duration_ms": case(
+        (bindparam("min_duration_ms") == literal_column("0"), runs.c.ended_at.is_not(None)),
+        else_=runs.c.ended_at - runs.c.created_at
+        >= bindparam("min_duration_ms") * literal_column("interval '1 ms'"),
+    ),
     # A run can have an end user that its thread lacks, as sub-runs do.
     "of_end_user": exists().where(
         threads.c.id == runs.c.thread_id, threads.c.end_user_id == bindparam("of_end_user")

@@ -116,6 +116,27 @@ def test_lists_show_the_phase_that_the_run_itself_has(
     assert (status, phase) == (in_thread["status"], in_thread["phase"])
 
 
+@pytest.mark.parametrize("microseconds", [-5_000_000, 400, 999_499, 999_500, 999_999, 1_000_000])
+def test_a_run_fits_the_duration_that_it_is_listed_with(
+    stored: StoredRuns, alice: User, microseconds: int
+) -> None:
+    """A client that sends the `duration_ms` of a run as the least finds this run, and no shorter.
+
+    The clock may have been set back while the run was executed.
+    """
+    began, running = times.now() - timedelta(hours=1), stored.create()
+    ended_at = began + timedelta(microseconds=microseconds)
+    run_id = stored.create(created_at=began)
+    stored.set(run_id, ended_at=ended_at, state="completed")
+    rows = {row["run_id"]: row for row in alice.get("/v1/runs").json or ()}
+    shown = rows[str(run_id)]["duration_ms"]
+
+    found = [alice.get(f"/v1/runs?min_duration_ms={shown + more}").json for more in (0, 1)]
+
+    assert rows.keys() == {str(run_id), str(running)}
+    assert [[rows[str(run_id)]], []] == found
+
+
 @pytest.mark.parametrize("name", ["min_cost_usd", "min_duration_ms"])
 @pytest.mark.parametrize(
     "value",
