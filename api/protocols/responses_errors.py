@@ -25,8 +25,7 @@ _PARAMS = {
     "model_settings.verbosity": "text.verbosity",
 }
 _PREFIXES = ("model_settings.", "limits.", "message.")
-#: The SDKs send these again by themselves, and 409, which mostly stays one.
-_WORTH_RETRYING = (408, 429)
+#: The SDKs send each 408, 409, 429 and 5xx again by themselves; this 409 alone passes.
 _PASSING = IdempotencyInProgress.code
 _MAX_REASONS = 5
 #: Endpoints of OpenAI's that clients of it try, whose SDKs show errors of another shape without
@@ -122,9 +121,16 @@ def _converted(native: Response, message: str | None = None) -> Response:
     for name in ("Retry-After", "WWW-Authenticate", "Allow"):
         if name in native.headers:
             response.headers[name] = native.headers[name]
-    if status < 500 and status not in _WORTH_RETRYING and shown["code"] != _PASSING:
+    if _is_lasting(native, shown["code"]):
         response.headers["X-Should-Retry"] = "false"
     return response
+
+
+def _is_lasting(native: Response, code: str) -> bool:
+    """Return whether no repetition of the request changes the error."""
+    if native.status_code == 429:
+        return "Retry-After" not in native.headers
+    return native.status_code < 500 and native.status_code != 408 and code != _PASSING
 
 
 def _type(status: int) -> str:

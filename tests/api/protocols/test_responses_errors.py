@@ -67,6 +67,27 @@ def test_the_message_of_a_limit_has_its_details(
     assert ("rate_limit.exceeded", message) == message_of(refused[3])
 
 
+def test_a_budget_that_is_used_up_is_not_tried_again(alice: User) -> None:
+    """OpenAI's SDKs repeat every 429 unless the response says that it lasts."""
+    assert 200 == alice.call("PUT", "/v1/budget", json={"max_cost_usd_per_month": 0}).status_code
+    refused = alice.post("/v1/responses", ASK)
+
+    assert (429, "budget.exhausted") == (refused.status_code, (refused.json or {})["error"]["code"])
+    retrying = [refused.headers.get(name) for name in ("Retry-After", "X-Should-Retry")]
+    assert [None, "false"] == retrying
+
+
+def test_a_limit_that_passes_is_tried_again(alice: User, connections: Connections) -> None:
+    """Its response says when, and nothing against it."""
+    with connections.transaction() as tx:  # before a process has read the limits
+        org_settings.change(tx, alice.org_id, {"org_concurrent_runs": 1})
+    first, refused = [alice.post("/v1/responses", ASK) for _ in range(2)]
+
+    assert [200, 429] == [first.status_code, refused.status_code]
+    assert int(refused.headers["Retry-After"]) > 0
+    assert "X-Should-Retry" not in refused.headers
+
+
 def test_a_call_with_another_output_is_named_as_clients_know_it(
     stored: StoredRuns, alice: User
 ) -> None:
