@@ -1,10 +1,15 @@
 """Programs that use `@arkloop/client` in Node.js: see client_*.mjs in tests/front_ends."""
 
 import json
+import os
+import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
-from tests.ai_sdk_pages import NODE, PROGRAMS
+from tests.ai_sdk_pages import MODULES, NODE, PROGRAMS, ROOT
+
+CLIENT = ROOT / "clients" / "typescript"
 
 
 def called(call: str, *responses: dict[str, Any], **options: Any) -> dict[str, Any]:
@@ -20,3 +25,22 @@ def run(program: str, given: Any) -> Any:
     done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert 0 == done.returncode, done.stderr
     return json.loads(done.stdout)
+
+
+def install(program: Path) -> tuple[int, str]:
+    """Build the package for a program in this folder; return what `compiled` does."""
+    package = program / "node_modules" / "@arkloop" / "client"
+    built = compiled(CLIENT, "--outDir", str(package / "dist"))
+    shutil.copy(CLIENT / "package.json", package)
+    return built
+
+
+def compiled(project: Path, *options: str) -> tuple[int, str]:
+    """Return the status and the errors of the compiler."""
+    checked = subprocess.run(
+        [str(MODULES / ".bin" / "tsc"), "-p", str(project), *options],
+        env={**os.environ, "PATH": f"{NODE.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    return checked.returncode, checked.stdout

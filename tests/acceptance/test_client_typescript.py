@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,13 +19,12 @@ from tests.ai_sdk_pages import MODULES, NODE
 from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
 from tests.system import System
-from tests.typescript_client import called
+from tests.typescript_client import CLIENT, called, compiled, install
 
 pytestmark = needs_front_ends
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "front_ends" / "client.mjs"
-CLIENT = ROOT / "clients" / "typescript"
 STEPS = (
     LONG,
     {"tool": "ask_user", "args": {"question": "Where?"}},
@@ -352,7 +350,7 @@ def test_the_types_are_current(tmp_path: Path) -> None:
     subprocess.run([*command, *options], check=True, env=environ, capture_output=True)
 
     assert (CLIENT / "src" / "types.ts").read_text() == made.read_text()
-    assert (0, "") == _compiled(CLIENT, "--noEmit")
+    assert (0, "") == compiled(CLIENT, "--noEmit")
 
 
 def test_the_examples_of_the_docs_compile(tmp_path: Path) -> None:
@@ -364,22 +362,9 @@ def test_the_examples_of_the_docs_compile(tmp_path: Path) -> None:
     ]
     for number, example in enumerate(examples):
         (tmp_path / f"example_{number}.mts").write_text(OF_THE_READER + example)
-    package = tmp_path / "node_modules" / "@arkloop" / "client"
-    built = _compiled(CLIENT, "--outDir", str(package / "dist"))
-    shutil.copy(CLIENT / "package.json", package)
+    built = install(tmp_path)
     options = {"module": "NodeNext", "strict": True, "types": []}
     (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": options}))
 
     assert 4 == len(examples)
-    assert [(0, "")] * 2 == [built, _compiled(tmp_path, "--noEmit")]
-
-
-def _compiled(project: Path, *options: str) -> tuple[int, str]:
-    """Return the status and the errors of the compiler."""
-    checked = subprocess.run(
-        [str(MODULES / ".bin" / "tsc"), "-p", str(project), *options],
-        env={**os.environ, "PATH": f"{NODE.parent}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-    )
-    return checked.returncode, checked.stdout
+    assert [(0, "")] * 2 == [built, compiled(tmp_path, "--noEmit")]
