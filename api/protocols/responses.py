@@ -3,14 +3,14 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, stream_with_context
 from marshmallow import fields, validate
 
 from arkloop.api.auth.bearer import authenticator, requires
@@ -62,6 +62,9 @@ responses_errors.register(bp)
 
 #: How long a request without a stream waits: the SDKs give up after ten minutes.
 WAIT_SECONDS = 590.0
+#: After how long a wait a client gets the headers and then white space: Node.js waits 300 s for
+#: each, and many proxies wait 60 s.
+SILENT_SECONDS = 50.0
 #: How long a cancel waits for the run's end.
 CANCEL_SECONDS = 5.0
 
@@ -293,7 +296,10 @@ def _respond(
         how: dict[str, Any] = {"opening": opening, "after_seq": last}
         return projected(wanted.run_id, actor(), projection, skip=skip, is_new=is_new, **how)
     if waits:
-        _wait(projection, wanted, last, seconds, skips_lost=skips_lost)
+        pauses = _wait(projection, wanted, last, seconds, skips_lost=skips_lost)
+        for _ in pauses:
+            if is_new:
+                return Response(_begun(pauses, projection), mimetype="application/json")
         if is_repeatable and not projection.is_over and hub().stopping():
             # Clients take a 200 for the end; the next process waits for the same response.
             raise Unavailable("The server is stopping; send the same request again.")
@@ -304,6 +310,23 @@ def _respond(
     return jsonify(shown)
 
 
+def _begun(pauses: Iterator[None], projection: ResponseProjection) -> Iterator[bytes]:
+    """Return the body of a new response whose status is sent before its end.
+
+    White space in front of the object keeps the client from sending the request again, which would
+    create another response. What cannot be read meanwhile leaves the response as it is.
+    """
+
+    def pieces() -> Iterator[bytes]:
+        yield b" "
+        with suppress(EventsLost, Unavailable):
+            for _ in pauses:
+                yield b" "
+        yield jsonify(projection.response()).data
+
+    return stream_with_context(pieces())
+
+
 def _wait(
     projection: ResponseProjection,
     wanted: ResponseId,
@@ -311,14 +334,15 @@ def _wait(
     seconds: float,
     *,
     skips_lost: bool,
-) -> None:
+) -> Iterator[None]:
     """Wait for the end of the response, for at most these seconds, and without a connection to the
-    database. Events stored after the client loses read access are not applied.
+    database; yield after `SILENT_SECONDS`. Events stored after the client loses read access are
+    not applied.
     """
     deadline = time.monotonic() + seconds
     while not projection.is_over and (left := deadline - time.monotonic()) > 0:
         watch = watch_of(wanted.run_id, actor(), cursor=last, last_seq=last)
-        wait_for_rest(hub(), watch, left)
+        wait_for_rest(hub(), watch, min(left, SILENT_SECONDS))
         if not authenticator().still_valid(actor()):
             return
         try:
@@ -329,3 +353,5 @@ def _wait(
             last = fold(sql, projection, wanted.run_id, last, skips_lost=skips_lost)
         if watch.has_left or hub().stopping():
             return
+        if not projection.is_over:
+            yield
