@@ -30,8 +30,9 @@ class Channel(_KombusChannel):  # type: ignore[misc]  # for mypy any value, by t
     of a burst that is shorter than `MOST_TAKEN`, other workers have their part.
     """
 
-    #: By the transport options: the installation by whose name keys begin, which can change.
-    installation: Callable[[], str]
+    #: By the transport options: the installation by whose name keys begin, which can change. None:
+    #: they begin with no name.
+    installation: Callable[[], str] | None = None
     #: By the transport options: how many messages the process can begin with now. Celery's limit of
     #: messages in advance does not say that, and those of an answer wait until the pool has a slot.
     free_slots: Callable[[], int] | None = None
@@ -47,7 +48,7 @@ class Channel(_KombusChannel):  # type: ignore[misc]  # for mypy any value, by t
     @property
     def global_keyprefix(self) -> str:
         """The beginning of all keys, as kombu calls it."""
-        return f"{self.installation()}:"
+        return "" if self.installation is None else f"{self.installation()}:"
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         # Here alone, where no question is open: its answer has the name that was asked for.

@@ -82,7 +82,7 @@ def test_workers_take_from_the_queue_of_a_new_identity(
         rewinds.check(connections)
         now = connections.keys.installation
         for process in (system.web[0], system.worker):
-            changed = partial(_has_line, process.log, f"begin with {now} now, before with {before}")
+            changed = partial(_has_line, process.log, f"is now {now} (was {before})")
             eventually(changed)
 
         for run_id in [caller.run("hello") for _ in range(5)]:
