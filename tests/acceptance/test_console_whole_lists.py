@@ -1,16 +1,19 @@
 """Lists in the console, in a real Chromium, of which a page of the service has a part."""
 
 import re
+from uuid import UUID
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
+from arkloop.shared.accounts import operators
 from tests.acceptance.served_later import serve, serve_budgets
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import hold
 from tests.acceptance.test_console_settings import go, press, signed_in, until_held
 from tests.caller import Caller, client
 from tests.clients import PASSWORD
+from tests.system import System
 
 pytestmark = [
     pytest.mark.browser,
@@ -83,7 +86,7 @@ def test_the_audit_log_offers_all_members(context: BrowserContext, user: Caller)
 
 
 def test_queues_of_some_orgs_are_not_called_those_of_all(
-    context: BrowserContext, user: Caller
+    context: BrowserContext, system: System, user: Caller
 ) -> None:
     """Where the service lists as many as it can, the sums are of these."""
     org = {"name": "acme", "slug": None, "weight": 1, "suspended_at": None, "queued": 1}
@@ -93,6 +96,8 @@ def test_queues_of_some_orgs_are_not_called_those_of_all(
     ]
     body = {"measured_at": "2026-11-27T06:10:02.113Z", "classes": [], "orgs": orgs}
     context.route("**/v1/operator/queues", lambda route: route.fulfill(json=body))
+    with system.connections.transaction() as tx:
+        operators.add(tx, UUID(str(user.id)))
     page = signed_in(context, user, "/queues")
 
     expect(page.locator(".lead")).to_contain_text("of the 200 organizations below")
