@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -39,40 +40,53 @@ def receiver(responds: threading.Event) -> Iterator[ToolReceiver]:
         yield made
 
 
-def test_a_sender_records_attempts_that_end_after_it_was_stopped(
-    connections: Connections, alice: User, receiver: ToolReceiver, responds: threading.Event
-) -> None:
-    """Runs may end for longer than attempts, and another process would make these again."""
-    stopped = threading.Event()
+@pytest.fixture
+def sent(connections: Connections, alice: User, receiver: ToolReceiver) -> tuple[Hook, list[UUID]]:
+    """An endpoint, and three messages for it."""
     made = Hook(connections, alice.org_id, receiver.url)
-    sent = [made.test() for _ in range(3)]
+    return made, [made.test() for _ in range(3)]
+
+
+def stopped_while_sending(connections: Connections, receiver: ToolReceiver) -> WebhookSender:
+    """Begin the attempts of three messages with a sender, and stop it before they end."""
+    stopped = threading.Event()
     sender = WebhookSender(connections, stopped)
     eventually(lambda: len(receiver.received) == 3)
-
     stopped.set()
+    return sender
+
+
+def test_a_sender_records_attempts_that_end_after_it_was_stopped(
+    connections: Connections,
+    receiver: ToolReceiver,
+    responds: threading.Event,
+    sent: tuple[Hook, list[UUID]],
+) -> None:
+    """Runs may end for longer than attempts, and another process would make these again."""
+    made, messages = sent
+    sender = stopped_while_sending(connections, receiver)
     eventually(sender._begins_none.is_set)
     responds.set()
 
-    eventually(lambda: {made.row(one).state for one in sent} == {"delivered"}, seconds=15)
+    eventually(lambda: {made.row(one).state for one in messages} == {"delivered"}, seconds=15)
     sender.wait_until_ended()
     eventually(sender._is_over.is_set)
 
 
 def test_the_end_of_a_sender_waits_for_records(
-    connections: Connections, alice: User, receiver: ToolReceiver, responds: threading.Event
+    connections: Connections,
+    receiver: ToolReceiver,
+    responds: threading.Event,
+    sent: tuple[Hook, list[UUID]],
 ) -> None:
     """All attempts are recorded when the wait for them is over."""
-    stopped = threading.Event()
-    made = Hook(connections, alice.org_id, receiver.url)
-    sent = [made.test() for _ in range(3)]
-    sender = WebhookSender(connections, stopped)
-    eventually(lambda: len(receiver.received) == 3)
+    made, messages = sent
+    sender = stopped_while_sending(connections, receiver)
 
-    stopped.set()
     threading.Timer(0.3, responds.set).start()
     sender.wait_until_ended()
 
-    assert ["delivered"] * 3 == [made.row(one).state for one in sent]
+    assert ["delivered"] * 3 == [made.row(one).state for one in messages]
 
 
 def test_a_record_that_waits_keeps_no_other_message_waiting(
