@@ -15,6 +15,7 @@ from arkloop.shared.errors import McpStateInvalid
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections, Transaction
 from tests.clients import User
+from tests.mcp_configs import oauth_config
 from tests.waiting import eventually, in_parallel
 
 OWNER = "end_user:a"
@@ -28,11 +29,7 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 def config_id(connections: Connections, alice: User) -> UUID:
     """A server of Alice's org that requires OAuth."""
-    with connections.transaction() as tx:
-        config = mcp_configs.create(
-            tx, alice.org_id, name="v", transport="streamable_http", url="https://a.b/", oauth={}
-        )
-    return UUID(str(config.id))
+    return oauth_config(connections, alice.org_id)
 
 
 def grant(number: int) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from arkloop.shared.catalog import mcp_access, mcp_clients, mcp_configs
+from arkloop.shared.catalog import mcp_access, mcp_clients
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections
 from tests.clients import User
+from tests.mcp_configs import oauth_config
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +22,7 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 def config_id(connections: Connections, alice: User) -> UUID:
     """A server of Alice's org that requires OAuth."""
-    with connections.transaction() as tx:
-        config = mcp_configs.create(
-            tx, alice.org_id, name="v", transport="streamable_http", url="https://a.b/", oauth={}
-        )
-    return UUID(str(config.id))
+    return oauth_config(connections, alice.org_id)
 
 
 def grant(number: int) -> dict[str, Any]:

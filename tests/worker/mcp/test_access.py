@@ -28,6 +28,7 @@ from arkloop.worker.mcp.refresh_lease import lease
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.tools import ToolFailed
 from tests.clients import User
+from tests.mcp_configs import oauth_config
 from tests.waiting import eventually, in_parallel
 
 OWNER = "end_user:a"
@@ -51,11 +52,9 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 def server(connections: Connections, alice: User) -> Server:
     """A server of Alice's org that requires OAuth."""
-    with connections.transaction() as tx:
-        config = mcp_configs.create(
-            tx, alice.org_id, name="v", transport="streamable_http", url="https://a.b/", oauth={}
-        )
-        row = mcp_configs.of_id(tx.sql, UUID(str(config.id)))
+    config_id = oauth_config(connections, alice.org_id)
+    with connections.reading() as sql:
+        row = mcp_configs.of_id(sql, config_id)
     assert row is not None
     return server_of(connections.settings, row)
 

@@ -3,7 +3,6 @@
 import time
 from dataclasses import replace
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -16,6 +15,7 @@ from arkloop.worker.mcp.client import McpClient
 from arkloop.worker.mcp.discovery import server_of
 from arkloop.worker.mcp.server import Server
 from tests.clients import User
+from tests.mcp_configs import oauth_config
 
 ISSUER, FORMER = "https://login", "https://former.example.com"
 NOW = int(time.time())
@@ -32,11 +32,9 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 def server(connections: Connections, alice: User) -> Server:
     """A server of Alice's org that requires OAuth."""
-    with connections.transaction() as tx:
-        config = mcp_configs.create(
-            tx, alice.org_id, name="v", transport="streamable_http", url="https://a.b/", oauth={}
-        )
-        row = mcp_configs.of_id(tx.sql, UUID(str(config.id)))
+    config_id = oauth_config(connections, alice.org_id)
+    with connections.reading() as sql:
+        row = mcp_configs.of_id(sql, config_id)
     assert row is not None
     return server_of(connections.settings, row)
 
