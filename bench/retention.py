@@ -18,6 +18,7 @@ import psycopg
 from sqlalchemy import create_engine
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.shared.config import Settings
 from arkloop.shared.events import event_log
 from arkloop.shared.events.partitions import Partition
@@ -95,11 +96,14 @@ def measure(*, short: bool) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory(prefix="arkloop-bench-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         options = {**POSTGRES, "autovacuum": "off"}
-        with EmbeddedPostgres(Path(folder) / "postgres", options=options) as server:
-            yield from _measure(server.url, events)
+        with (
+            EmbeddedPostgres(Path(folder) / "postgres", options=options) as server,
+            EmbeddedRedis(Path(folder) / "redis") as redis,
+        ):
+            yield from _measure(server.url, redis.url, events)
 
 
-def _measure(url: str, events: int) -> Iterator[Figure]:
+def _measure(url: str, redis_url: str, events: int) -> Iterator[Figure]:
     engine = create_engine(url)
     schema.migrate(engine)
     engine.dispose()
@@ -108,9 +112,7 @@ def _measure(url: str, events: int) -> Iterator[Figure]:
     for partition, collect_at in ((dropped, "infinity"), (collected, "-infinity")):
         _seed(plain, partition, events, collect_at)
     plain.execute("CHECKPOINT")
-    settings = Settings(
-        database_url=url, redis_url="redis://", broker_url="redis://", jwt_secret="-"
-    )
+    settings = Settings(database_url=url, redis_url=redis_url, broker_url=redis_url, jwt_secret="-")
     connections = connect(settings, application="bench", timeouts=MAINTENANCE_TIMEOUTS, pool_size=2)
     client = Client(connect(settings, application="bench-client", pool_size=1))
     client.start()
