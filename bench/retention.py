@@ -130,10 +130,10 @@ def _measure(url: str, redis_url: str, events: int) -> Iterator[Figure]:
         return Cost(seconds, longest, _wal(plain) - before, client.take())
 
     by_bits = cost(lambda: _repeat(connections, retention._collect_events))
-    after_bits = _dead(plain)
+    after_bits = _dead(connections)
     vacuumed = cost(lambda: _timed(vacuum))
     by_drop = cost(lambda: _repeat(connections, retention._drop_partition))
-    after_drop = _dead(plain)
+    after_drop = _dead(connections)
     client.stop()
     left = plain.execute(
         "SELECT count(*) FROM run_events WHERE run_id < %s", [collected.upper]
@@ -228,11 +228,12 @@ def _wal(sql: psycopg.Connection[Any]) -> int:
     return int(row[0])
 
 
-def _dead(sql: psycopg.Connection[Any]) -> int:
-    sql.execute("SELECT pg_stat_force_next_flush()")
-    time.sleep(1.5)  # other sessions report once a second
-    row = sql.execute(
-        "SELECT sum(n_dead_tup)::bigint FROM pg_stat_user_tables WHERE relname ~ '^run_events'"
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
+def _dead(connections: Connections) -> int:
+    # The session that deleted reports at most once a second, and ten seconds later if it is idle.
+    with connections.transaction() as tx:
+        tx.sql.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+    with connections.transaction() as tx:
+        dead = tx.sql.exec_driver_sql(
+            "SELECT sum(n_dead_tup)::bigint FROM pg_stat_user_tables WHERE relname ~ '^run_events'"
+        ).scalar_one()
+    return int(dead)
