@@ -187,6 +187,15 @@ class System:
             self.worker.start()
 
     @contextmanager
+    def with_frozen_worker(self) -> Iterator[None]:
+        """Let the worker stand still for the length of the block."""
+        os.kill(self.worker.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.worker.pid, signal.SIGCONT)
+
+    @contextmanager
     def dying_workers(self, fault_point: str) -> Iterator[Worker]:
         """Replace the worker by one each of whose lives ends at the fault point."""
         environ = {**self.environ, "ARKLOOP_FAULT_POINT": fault_point}

@@ -1,8 +1,6 @@
 """Explanations of runs: situations of the real service, and what `:explain` says of each."""
 
-import os
 import secrets
-import signal
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -297,11 +295,8 @@ def test_a_frozen_worker_is_silent_until_another_takes_over(system: System, owne
     """A process that stands still, and continues: no other takes its runs over meanwhile."""
     run_id = owner.run(BUSY, {"say": "ok"})
     explained(owner, run_id, "tools.running")
-    os.kill(system.worker.pid, signal.SIGSTOP)
-    try:
+    with system.with_frozen_worker():
         found = explained(owner, run_id, "worker.silent")
-    finally:
-        os.kill(system.worker.pid, signal.SIGCONT)
 
     assert {"action": "take_over", "at": None} == found["next"]
     assert "tools.running" == explained(owner, run_id, "tools.running")["reason"]
