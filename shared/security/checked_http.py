@@ -26,6 +26,8 @@ from arkloop.shared.security.egress import Policy
 #: A connection ends when what was sent is not acknowledged within this time: the other side may
 #: have gone while it was idle, and a read would wait for as long as a model may think.
 UNHEARD_SECONDS = 30
+#: Writes before the next read are sent together, up to the size of a record of TLS.
+TOGETHER_BYTES = 16_384
 _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux: tcp(7)
 
 #: What is wrong with a certificate, by OpenSSL's number for it (its x509_vfy.h). Its own words can
@@ -166,11 +168,19 @@ class CheckedBackend(httpcore2.NetworkBackend):
 
 
 class _RecordedStream(SyncStream):
+    """A connection that sends the head and the body of a small request together, by one write."""
+
     def __init__(self, connection: socket.socket, backend: CheckedBackend) -> None:
         super().__init__(connection)
         self._backend = backend
+        self._unsent = b""
+        self._write_seconds: float | None = None
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._unsent:
+            # As httpcore2 does after a write: a server that has closed may have responded before.
+            with contextlib.suppress(httpcore2.WriteError):
+                self._send(b"")
         seconds = self._backend.read_seconds or timeout
         try:
             return super().read(max_bytes, seconds)
@@ -180,8 +190,17 @@ class _RecordedStream(SyncStream):
             raise httpcore2.ReadTimeout(f"no data for {seconds:g} s") from error
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._write_seconds = timeout
+        if len(self._unsent) + len(buffer) <= TOGETHER_BYTES:
+            self._unsent += buffer
+        else:
+            self._send(buffer)
+
+    def _send(self, more: bytes) -> None:
+        unsent, self._unsent = self._unsent, b""
         try:
-            super().write(buffer, timeout)
+            for buffer in (unsent, more):
+                super().write(buffer, self._write_seconds)
         except httpcore2.WriteTimeout as error:
             if _is_unheard(error):
                 raise httpcore2.WriteError("what was sent is not acknowledged") from error

@@ -1,11 +1,13 @@
 """Connections to checked addresses only, which end when they are cut."""
 
 import errno
+import select
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +18,7 @@ import trustme
 
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import (
+    TOGETHER_BYTES,
     UNHEARD_SECONDS,
     CheckedBackend,
     _RecordedStream,
@@ -178,7 +181,32 @@ def test_a_connection_that_nobody_acknowledges_is_lost() -> None:
         with pytest.raises(httpcore2.ReadError, match="not acknowledged"):
             stream.read(1, 10)
         with pytest.raises(httpcore2.WriteError, match="not acknowledged"):
-            stream.write(b"x", 10)
+            stream.write(b"x" * (TOGETHER_BYTES + 1), 10)
+
+
+def test_what_is_written_before_a_read_is_sent_together(listener: socket.socket) -> None:
+    """The head and the body of a small request are one segment; a large body is not held back."""
+    stream = CheckedBackend(LOOPBACK).connect_tcp("127.0.0.1", port(listener), timeout=10)
+    server, _ = listener.accept()
+    with server, ThreadPoolExecutor() as executor:
+        server.settimeout(10)
+        stream.write(b"head", 10)
+        assert not select.select([server], [], [], 0.05)[0]
+        stream.write(b"body", 10)
+        read = executor.submit(stream.read, 1, 10)
+        assert b"headbody" == server.recv(100)
+        server.sendall(b"x")
+        assert b"x" == read.result(10)
+
+        stream.write(b"head", 10)
+        stream.write(b"x" * TOGETHER_BYTES, 10)
+        assert b"headx" == server.recv(5, socket.MSG_WAITALL)
+        stream.write(b"end", 10)
+        assert TOGETHER_BYTES - 1 == len(server.recv(TOGETHER_BYTES - 1, socket.MSG_WAITALL))
+        server.sendall(b"a response before the end")
+        server.close()
+        assert b"a" == stream.read(1, 10)
+    stream.close()
 
 
 @pytest.mark.parametrize(
