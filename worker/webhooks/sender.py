@@ -33,8 +33,10 @@ from arkloop.shared.storage.connections import Connections
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-#: While attempts are in progress: what ends, or becomes due, meanwhile shares a statement.
+#: While attempts are in progress: deliveries that become due meanwhile share a statement. So do
+#: results, for longer: a late record delays only later events of the same run.
 GATHER_SECONDS = 0.005
+GATHER_RESULTS_SECONDS = 0.02
 #: How old the knowledge may be of who has endpoints.
 ORGS_SECONDS = 2.0
 #: Attempts that this process makes at a time: of all endpoints, and of one.
@@ -186,7 +188,7 @@ class WebhookSender:
     def _record(self) -> None:
         """Record the attempts that have ended: the next event of their run may be due then."""
         if self._has_results.wait(LOOK_SECONDS):
-            time.sleep(GATHER_SECONDS)
+            time.sleep(GATHER_RESULTS_SECONDS if self._in_progress() else GATHER_SECONDS)
         self._has_results.clear()
         with self._lock:
             results, self._results = self._results, []
