@@ -41,7 +41,12 @@ TEXT = 'a\ttab, a\nline, \\N and \\., "quotes", zwölf €, 🙂'
 
 #: Where a value of the column's type is not enough. Rows of other tables are found by name.
 _CHOSEN: dict[str, dict[str, Any]] = {
-    "orgs": {"suspended_at": AT, "suspension_reason": "It moves.", "moved_to": None},
+    "orgs": {
+        "suspended_at": AT,
+        "suspension_reason": "It moves.",
+        "moved_to": None,
+        "copy_began_at": None,
+    },
     "credit_balances": {"balance": 100, "held": 1},
     "runs": {"state": "waiting", "agent": None, "cancel_requested_at": None, "ended_at": None},
     "ledger_entries": {"debit_account": "customer", "credit_account": "revenue"},

@@ -161,6 +161,7 @@ class OrgState(TypedDict):
     suspended_at: Annotated[Time | None, "Null: it is not suspended."]
     suspension_reason: str | None
     moved_to: Annotated[UuidText | None, "The epoch of the installation that has a copy of it."]
+    copy_began_at: Annotated[Time | None, "Null: there is no copy, or it is complete."]
 
 
 class SuspendOrg(Schema):

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import click
 import psycopg
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from arkloop.cli.operator import org_copies, org_erasures
 from arkloop.cli.operator.database import (
@@ -109,6 +109,9 @@ def copy(
         epoch = _check_installations(source, target)
         _check_keys(source, target, encryption_key, org_id)
         rows: dict[str, int] = {}
+        if _is_in_use(target, org_id):
+            # An earlier call may have died before it noted this. The next check raises.
+            _note_complete(connections, org_id, epoch)
         if not _is_there(source, target, org_id, epoch):
             deadline = began + wait_seconds
             _wait(source, org_id, deadline, _BEFORE_IT_LEAVES)
@@ -120,6 +123,7 @@ def copy(
             with connections.transaction() as tx:
                 files.end_uploads(tx, org_id)
             rows = _copied(source, target, org_id, epoch)
+        _note_complete(connections, org_id, epoch)
     seconds = round(time.monotonic() - began, 1)
     print_json({"org_id": str(org_id), "to": str(epoch), "rows": rows, "seconds": seconds})
 
@@ -243,6 +247,12 @@ def _check_keys(
             ) from None
 
 
+def _is_in_use(target: org_copies.Connection, org_id: UUID) -> bool:
+    """Return whether the target has the org, and not as a copy that waits to be resumed."""
+    there = org_copies.asked(target, _MOVED_TO, [org_id])
+    return there is not None and there[0] is None
+
+
 def _is_there(
     source: org_copies.Connection, target: org_copies.Connection, org_id: UUID, epoch: UUID
 ) -> bool:
@@ -278,15 +288,22 @@ def _leave(tx: Transaction, org_id: UUID, epoch: UUID) -> None:
     row = tx.sql.execute(query.with_for_update()).one()
     if row.suspended_at is None:
         raise click.ClickException("Suspend it first: `arkloop orgs suspend`.")
-    if row.moved_to == epoch:
-        return
-    if row.moved_to is not None:
+    if row.moved_to not in (None, epoch):
         raise click.ClickException(
             f"It was copied to the installation {row.moved_to} before. If that copy is not used:"
             " `arkloop orgs resume --despite-copy`, and suspend it again."
         )
-    tx.sql.execute(update(orgs).where(orgs.c.id == org_id).values(moved_to=epoch))
-    record(tx, org_id, "org.copied", "org", org_id, to=str(epoch))
+    leaves = {"moved_to": epoch, "copy_began_at": func.now()}
+    tx.sql.execute(update(orgs).where(orgs.c.id == org_id).values(leaves))
+    if row.moved_to is None:
+        record(tx, org_id, "org.copied", "org", org_id, to=str(epoch))
+
+
+def _note_complete(connections: Connections, org_id: UUID, epoch: UUID) -> None:
+    """Note that an org that leaves for this installation has a complete copy there."""
+    leaves = (orgs.c.id == org_id) & (orgs.c.moved_to == epoch)
+    with connections.transaction() as tx:
+        tx.sql.execute(update(orgs).where(leaves).values(copy_began_at=None))
 
 
 def _check_still_left(source: org_copies.Connection, org_id: UUID, epoch: UUID) -> None:
@@ -342,6 +359,7 @@ def _copied(
                 for name, count in org_copies.copy(source, target, org_id):
                     rows[name] = count
                     print_line(f"{name}: {count}", err=True)
+                target.execute("UPDATE orgs SET copy_began_at = NULL WHERE id = %s", [org_id])
     except psycopg.errors.UniqueViolation as error:
         # Behind row-level security there is no detail.
         detail = error.diag.message_detail or error.diag.constraint_name

@@ -43,7 +43,8 @@ def print_record(erase: Callable[[], dict[str, Any]]) -> None:
     except RunsGoOn:
         raise click.ClickException(
             "Runs have not ended, though they were cancelled: a worker still holds them, or there"
-            " are very many. Repeat the command."
+            " are very many. Repeat the command. If `arkloop orgs copy` of their organization was"
+            " broken off, repeat that first."
         ) from None
 
 

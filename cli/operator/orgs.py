@@ -169,7 +169,7 @@ def resume(database_url: str, org: str, despite_copy: bool) -> None:
 def show(database_url: str, org: str) -> None:
     """Print what is set for an organization, as JSON; null is what all organizations have.
 
-    For a suspended one, since when and why it is that.
+    For a suspended one, since when and why it is that, and where it is copied to.
     """
     with database(database_url) as connections, connections.reading() as sql:
         org_id = find_org(sql, org)
@@ -184,6 +184,7 @@ def _state(row: Row[Any]) -> dict[str, Any]:
         "suspended_at": rfc3339_or_none(row.suspended_at),
         "suspension_reason": row.suspension_reason,
         "moved_to": None if row.moved_to is None else str(row.moved_to),
+        "copy_began_at": rfc3339_or_none(row.copy_began_at),
     }
 
 

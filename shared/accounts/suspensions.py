@@ -28,6 +28,7 @@ _SHOWN: tuple[Any, ...] = (
     orgs.c.suspended_at,
     orgs.c.suspension_reason,
     orgs.c.moved_to,
+    orgs.c.copy_began_at,
 )
 
 
@@ -94,7 +95,8 @@ def resume(tx: Transaction, org_id: UUID, *, despite_copy: bool = False) -> tupl
     suspended_at = tx.sql.scalar(closed.with_for_update(key_share=True))
     if suspended_at is not None:
         revocations.give_time_back(tx, org_id, suspended_at)
-        values = {"suspended_at": None, "suspension_reason": None, "moved_to": None}
+        suspension = ("suspended_at", "suspension_reason", "moved_to", "copy_began_at")
+        values = dict.fromkeys(suspension)
         resumed = update(orgs).where(orgs.c.id == org_id).values(values).returning(*_SHOWN)
         return tx.sql.execute(resumed).one(), True
     row = get(tx.sql, org_id)

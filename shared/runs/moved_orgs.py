@@ -40,7 +40,9 @@ def check(tx: Transaction, org_id: UUID) -> None:
 def left() -> Select[tuple[UUID]]:
     """Build SQL: the ids of the orgs that another installation has, so that no run here ends.
 
-    A copy that is not resumed yet is none of them, unless this installation has begun another epoch
-    since. Whether the other one has resumed the org cannot be known here.
+    An org whose copy is under way, or was broken off, is none of them: the copy waits for the end
+    of runs that are executed or cancelled. Nor is a copy that is not resumed yet, unless this
+    installation has begun another epoch since. Whether the other one has resumed the org cannot be
+    known here.
     """
-    return MOVED_ORGS.where(orgs.c.moved_to != epoch.own())
+    return MOVED_ORGS.where(orgs.c.copy_began_at.is_(None), orgs.c.moved_to != epoch.own())

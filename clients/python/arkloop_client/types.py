@@ -1264,6 +1264,7 @@ class OrgState(TypedDict):
     suspended_at: str | None
     suspension_reason: str | None
     moved_to: str | None
+    copy_began_at: str | None
 
 
 class PendingCall(TypedDict):

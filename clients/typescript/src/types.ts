@@ -4668,6 +4668,11 @@ export interface components {
              * @description The epoch of the installation that has a copy of it.
              */
             moved_to: string | null;
+            /**
+             * Format: date-time
+             * @description Null: there is no copy, or it is complete.
+             */
+            copy_began_at: string | null;
         };
         /** @description The newest logins. */
         SessionsShown: {

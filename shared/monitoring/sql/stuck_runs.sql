@@ -3,9 +3,10 @@
 -- queued: no worker has taken it, though its org is not suspended. worker_lost: its worker's lease has expired, and the sweep has not
 -- queued it again. silent: its worker is alive, but no event was written. cancelling: a cancel was
 -- requested, and the run has not ended. overdue: the sweep should have ended or started it by now.
--- Runs of orgs that were copied to another cell do not end, and are neither of the two.
+-- Runs of orgs that were copied to another cell do not end, and are neither of the two. The command that
+-- copies ends those that are to be cancelled before it does so: if it was broken off, they are stuck.
 WITH moved AS MATERIALIZED (
-    SELECT id FROM orgs WHERE suspended_at IS NOT NULL AND moved_to IS NOT NULL
+    SELECT id, copy_began_at FROM orgs WHERE suspended_at IS NOT NULL AND moved_to IS NOT NULL
 ), times AS (
     SELECT now() - make_interval(secs => %(queued)s) AS queued,
         now() - make_interval(secs => %(silent)s) AS silent,
@@ -30,7 +31,7 @@ WITH moved AS MATERIALIZED (
     UNION ALL
     (SELECT r.id, 'cancelling', r.cancel_requested_at FROM runs r, times
     WHERE r.ended_at IS NULL AND r.org_id IS NOT NULL AND r.cancel_requested_at < times.sweep
-        AND r.org_id NOT IN (SELECT id FROM moved)
+        AND r.org_id NOT IN (SELECT id FROM moved WHERE copy_began_at IS NULL)
     ORDER BY r.cancel_requested_at LIMIT %(limit)s)
     UNION ALL
     (SELECT r.id, 'overdue', r.input_expires_at FROM runs r, times

@@ -9,7 +9,7 @@ WITH unended AS (
     WHERE (id = ANY(%(run_ids)s) OR thread_id = ANY(%(thread_ids)s)) AND ended_at IS NULL
         AND org_id NOT IN (
             SELECT o.id FROM orgs o CROSS JOIN installation i
-            WHERE o.suspended_at IS NOT NULL AND o.moved_to <> i.epoch
+            WHERE o.suspended_at IS NOT NULL AND o.copy_began_at IS NULL AND o.moved_to <> i.epoch
         )
 ), locked AS (
     SELECT r.id FROM unended JOIN runs r USING (id) LEFT JOIN sub_runs s ON s.run_id = r.id

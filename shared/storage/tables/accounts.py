@@ -36,6 +36,7 @@ orgs = Table(
     time_("suspended_at"),  # null: it is not; see `shared/accounts/suspensions.py`
     Column("suspension_reason", Text),  # the operator's words
     Column("moved_to", Uuid),  # the `epoch` of the installation that has a copy of it
+    time_("copy_began_at"),  # null once that copy is complete
     Column("public_url", Text),  # null: that of all; see `shared/storage/org_urls.py`
     UniqueConstraint("slug"),
     Index("ix_orgs_suspended", "id", postgresql_where=text("suspended_at IS NOT NULL")),

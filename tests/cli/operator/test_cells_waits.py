@@ -54,7 +54,7 @@ def test_an_org_that_is_resumed_while_the_copy_waits_is_not_copied(
     command = [sys.executable, "-m", "arkloop.cli", "orgs", "copy", "--org", str(org_id)]
     with subprocess.Popen(command, env=environ(connections, target), stderr=subprocess.PIPE) as cli:
         try:
-            eventually(lambda: _has_left(connections, org_id))
+            eventually(lambda: has_left(connections, org_id))
             assert 0 == run("resume", "--despite-copy").exit_code
             with connections.transaction() as tx:
                 tx.sql.execute(set_state, {"state": "waiting", "org": org_id})
@@ -66,7 +66,7 @@ def test_an_org_that_is_resumed_while_the_copy_waits_is_not_copied(
     assert b"It was resumed meanwhile. Nothing was copied." in errors
 
 
-def _has_left(connections: Connections, org_id: UUID) -> bool:
+def has_left(connections: Connections, org_id: UUID) -> bool:
     with connections.reading() as sql:
         query = text("SELECT moved_to IS NOT NULL FROM orgs WHERE id = :org")
         return bool(sql.scalar(query, {"org": org_id}))

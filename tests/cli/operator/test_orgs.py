@@ -15,7 +15,7 @@ from arkloop.shared.storage.connections import Connections
 
 Run = Callable[..., Result]
 NOTHING = dict.fromkeys((*NAMES, "public_url"))
-OPEN = dict.fromkeys(("suspended_at", "suspension_reason", "moved_to"))
+OPEN = dict.fromkeys(("suspended_at", "suspension_reason", "moved_to", "copy_began_at"))
 
 
 @pytest.fixture

@@ -185,6 +185,26 @@ def test_no_run_of_an_org_that_has_left_ends(stored: StoredRuns) -> None:
     assert ["failed", "cancelled"] == [*map(stored.state, (asking, cancelled))]
 
 
+def test_a_run_that_is_to_be_cancelled_while_its_org_leaves_is_stuck(
+    stored: StoredRuns, connections: Connections
+) -> None:
+    """Its copy was broken off, and ends it when it is repeated; others wait as in any move."""
+    waiting, cancelled = stored.claimed(), stored.create(cancel_requested_at=ago(seconds=60))
+    stored.park(waiting, new_id(), expires_in=60)
+    stored.set(waiting.run_id, input_expires_at=ago(seconds=60))
+    suspend(stored)
+    left = update(orgs).where(orgs.c.id == stored.actor.org_id)
+    with connections.transaction() as tx:
+        tx.sql.execute(left.values(moved_to=new_id(), copy_began_at=ago(seconds=60)))
+
+    with connections.reading() as sql:
+        stuck = installation.stuck_runs(
+            sql, connections.settings, queued_seconds=60, silent_seconds=60
+        )
+
+    assert [(cancelled, "cancelling")] == [(row.id, row.problem) for row in stuck]
+
+
 def test_no_orphan_of_an_org_that_has_left_ends(stored: StoredRuns) -> None:
     """A sub-run whose parent has ended is cancelled where the org is resumed."""
     parent = stored.claimed()
