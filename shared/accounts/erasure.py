@@ -280,7 +280,8 @@ def _delete_threads(
 
 
 def _forget_prompts(connections: Connections, find: Callable[[Connection], Conversations]) -> None:
-    """Forget prompts of others that may have messages of the person, some in each transaction.
+    """Forget prompts, summaries in events and checkpoints of others that may have messages of the
+    person, those of some runs in each transaction.
 
     This comes before the runs that these messages belong to are deleted, by which they are found.
     """

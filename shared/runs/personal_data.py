@@ -34,7 +34,7 @@ from arkloop.shared.storage.arrays import is_among
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.events import run_events
-from arkloop.shared.storage.tables.runs import inputs, offered_messages, runs
+from arkloop.shared.storage.tables.runs import agent_checkpoints, inputs, offered_messages, runs
 from arkloop.shared.storage.tables.threads import messages, threads
 from arkloop.shared.threads import thread_contexts
 
@@ -211,19 +211,21 @@ def delete_threads(tx: Transaction, thread_ids: Sequence[UUID]) -> tuple[int, in
 
 
 def prompted_later(sql: Connection, found: Conversations) -> Sequence[UUID]:
-    """Return the runs of others whose stored prompts, and summaries in events, may have messages of
-    the single runs.
+    """Return the runs of others whose stored prompts, summaries in events and checkpoints may have
+    messages of the single runs.
     """
     theirs = {"run_ids": list(found.run_ids), "message_ids": list(found.message_ids)}
     return sql.exec_driver_sql(_PROMPTED_LATER, theirs).scalars().all()
 
 
 def forget_prompts(tx: Transaction, run_ids: Sequence[UUID], first: Mapping[UUID, int]) -> None:
-    """Forget what vendors received of these runs, and how they have summed it up; the runs and
-    their events stay.
+    """Forget what vendors received of these runs, how they have summed it up, and checkpoints of
+    those that have ended; the runs and their events stay.
 
     By `first_places`, a summary of what comes before them stays, too, as it does in its thread.
     """
+    have_ended = select(runs.c.id).where(is_among(runs.c.id, run_ids), runs.c.ended_at.is_not(None))
+    tx.sql.execute(delete(agent_checkpoints).where(agent_checkpoints.c.run_id.in_(have_ended)))
     of_runs = is_among(run_events.c.run_id, run_ids)
     are_stored = run_events.c.prompts.is_not(None)
     tx.sql.execute(update(run_events).where(of_runs, are_stored).values(prompts=None))
@@ -279,7 +281,9 @@ def forget_summaries(tx: Transaction, thread_id: UUID, position: int) -> None:
 
 
 def delete_single(tx: Transaction, found: Conversations) -> None:
-    """Delete the single runs, which are over, their messages, and later prompts of others."""
+    """Delete the single runs, which are over, their messages, and what `forget_prompts` forgets of
+    later runs of others.
+    """
     forget_prompts(tx, prompted_later(tx.sql, found), first_places(tx.sql, found))
     theirs = is_among(runs.c.id, found.run_ids)
     _release_left(tx, theirs)

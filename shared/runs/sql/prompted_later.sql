@@ -1,6 +1,6 @@
--- The runs whose prompts, and summaries in events, may have what an end user said in threads of others:
--- those after the first run or message of theirs in such a thread, with their sub-runs. Only those that
--- still have one of both.
+-- The runs whose prompts, summaries in events and checkpoints may have what an end user said in threads
+-- of others: those after the first run or message of theirs in such a thread, with their sub-runs. Only
+-- those that still have one of these.
 WITH RECURSIVE began AS (
     SELECT thread_id, min(position) AS position FROM (
         SELECT thread_id, position FROM runs WHERE id = ANY(%(run_ids)s)
@@ -12,9 +12,12 @@ WITH RECURSIVE began AS (
     UNION
     SELECT r.id FROM later JOIN runs r ON r.parent_run_id = later.id
 )
-SELECT id FROM later WHERE NOT id = ANY(%(run_ids)s) AND EXISTS (
-    SELECT FROM run_events e WHERE e.run_id = later.id AND (
-        e.prompts IS NOT NULL
-        OR e.type = 'context.compacted' AND e.payload::json #> '{data,summary}' IS NOT NULL
+SELECT id FROM later WHERE NOT id = ANY(%(run_ids)s) AND (
+    EXISTS (SELECT FROM agent_checkpoints c WHERE c.run_id = later.id)
+    OR EXISTS (
+        SELECT FROM run_events e WHERE e.run_id = later.id AND (
+            e.prompts IS NOT NULL
+            OR e.type = 'context.compacted' AND e.payload::json #> '{data,summary}' IS NOT NULL
+        )
     )
 ) ORDER BY id
