@@ -48,6 +48,7 @@ _CHOSEN: dict[str, dict[str, Any]] = {
         "copy_began_at": None,
     },
     "credit_balances": {"balance": 100, "held": 1},
+    "memberships": {"role": "owner"},
     "runs": {"state": "waiting", "agent": None, "cancel_requested_at": None, "ended_at": None},
     "ledger_entries": {"debit_account": "customer", "credit_account": "revenue"},
     "org_settings": {"weight": 3},

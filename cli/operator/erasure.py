@@ -38,7 +38,8 @@ def print_record(erase: Callable[[], dict[str, Any]]) -> None:
     except LastOwner:
         raise click.ClickException(
             "The user is the only owner of an organization with other members. Make another one an"
-            " owner first."
+            " owner first. If `arkloop orgs copy` of the organization was broken off, repeat that"
+            " instead."
         ) from None
     except RunsGoOn:
         raise click.ClickException(

@@ -15,8 +15,8 @@ from arkloop.cli.operator.database import (
     record,
     without_notifications,
 )
-from arkloop.cli.output import print_json
-from arkloop.shared.accounts import org_settings, suspensions
+from arkloop.cli.output import print_json, print_line
+from arkloop.shared.accounts import members, org_settings, suspensions
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.org_limits import WEIGHT
 from arkloop.shared.runs.moved_orgs import OrgMoved
@@ -146,7 +146,7 @@ def resume(database_url: str, org: str, despite_copy: bool) -> None:
     """Open a suspended organization again: its credentials work, and its queued runs start.
 
     One that is not suspended stays as it is. One that was copied to another cell opens there, while
-    that cell has the epoch of then.
+    that cell has the epoch of then. A line on standard error says that its only owner was erased.
     """
     with without_notifications(database_url) as connections, connections.transaction() as tx:
         org_id = find_org(tx.sql, org)
@@ -160,6 +160,13 @@ def resume(database_url: str, org: str, despite_copy: bool) -> None:
             ) from None
         if was_suspended:
             record(tx, org_id, "org.resumed", "org", org_id)
+        lacks_owner = members.lacks_owner(tx.sql, org_id)
+    if lacks_owner:
+        print_line(
+            "The organization has members and no owner. To create one: `arkloop users create --org"
+            f" {org_id} --role owner …`.",
+            err=True,
+        )
     print_json(_state(row))
 
 

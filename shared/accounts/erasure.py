@@ -23,7 +23,7 @@ from arkloop.shared.delivery import deliveries
 from arkloop.shared.errors import LastOwner, RunNotFound
 from arkloop.shared.files import files
 from arkloop.shared.ids import new_id
-from arkloop.shared.runs import commands, offered_messages, operated_runs, personal_data
+from arkloop.shared.runs import commands, moved_orgs, offered_messages, operated_runs, personal_data
 from arkloop.shared.runs.moved_orgs import OrgMoved
 from arkloop.shared.runs.personal_data import Conversations
 from arkloop.shared.storage import idempotency, org_locks
@@ -170,7 +170,7 @@ def erase_user(connections: Connections, user_id: UUID) -> dict[str, Any]:
     Returns the record.
 
     Raises:
-        LastOwner: an org with other members would have no owner.
+        LastOwner: an org with other members would have no owner, and no other cell has it.
         RunsGoOn: the user's access has ended; the name is still there.
     """
     with connections.transaction() as tx:
@@ -309,12 +309,14 @@ def _issuers(sql: Connection, org_id: UUID) -> set[UUID]:
 
 
 def _end_access(tx: Transaction, user_id: UUID) -> None:
+    left = tx.sql.scalars(moved_orgs.left()).all()
     for org in sorted(accounts.orgs_of(tx.sql, user_id), key=lambda org: str(org.id)):
         org_locks.lock(tx, org.id)
         in_org = memberships.c.org_id == org.id
         count = tx.sql.scalar(select(func.count()).where(in_org)) or 0
         owners = select(func.count()).where(in_org, memberships.c.role == members.OWNER)
-        if org.role == members.OWNER and count > 1 and tx.sql.scalar(owners) == 1:
+        is_needed = org.role == members.OWNER and count > 1 and org.id not in left
+        if is_needed and tx.sql.scalar(owners) == 1:
             raise LastOwner()
         if count == 1:
             login = select(users.c.login).where(users.c.id == user_id).scalar_subquery()

@@ -121,6 +121,12 @@ def check_may_give(own_role: str, role: str) -> None:
         raise Forbidden("Only an owner can do this with owners.")
 
 
+def lacks_owner(sql: Connection, org_id: UUID) -> bool:
+    """Return whether an org has members and no owner: its only one was erased in a former cell."""
+    has_owner = select(func.bool_or(memberships.c.role == OWNER))
+    return sql.scalar(has_owner.where(memberships.c.org_id == org_id)) is False
+
+
 def _check_other_owner(tx: Transaction, org_id: UUID, user_id: UUID) -> None:
     others = select(func.count()).where(
         memberships.c.org_id == org_id,

@@ -6,12 +6,15 @@ from uuid import UUID
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import update
 
 from arkloop.cli.operator.orgs import orgs
-from arkloop.shared.accounts import accounts
+from arkloop.shared.accounts import accounts, erasure
 from arkloop.shared.accounts.org_settings import NAMES
 from arkloop.shared.audit import audit_log
+from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables.accounts import orgs as orgs_table
 
 Run = Callable[..., Result]
 NOTHING = dict.fromkeys((*NAMES, "public_url"))
@@ -148,6 +151,33 @@ def test_an_org_is_suspended_and_resumed(run: Run, org_id: UUID, connections: Co
     with connections.reading() as sql:
         entries = audit_log.list_(sql, org_id, {}, limit=10, before=None)
     assert ["org.resumed", "org.suspended"] == [entry.action for entry in entries]
+
+
+def test_an_org_that_is_resumed_without_an_owner_is_reported(
+    run: Run, org_id: UUID, connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its only one was erased while another cell had its copy, which is not used."""
+    monkeypatch.setattr(erasure, "ACCESS_ENDS_SECONDS", 0)
+    with connections.transaction() as tx:
+        owner, _ = (
+            accounts.create_user(
+                tx, org_id=org_id, role=role, login=login, email=f"{login}@b.c", password_hash="-"
+            )
+            for role, login in (("owner", f"o-{org_id.hex}"), ("member", f"m-{org_id.hex}"))
+        )
+    run("suspend", "--reason", "It moves.")
+    before = run("resume")
+    run("suspend", "--reason", "It moves.")
+    with connections.transaction() as tx:
+        left = update(orgs_table).where(orgs_table.c.id == org_id)
+        tx.sql.execute(left.values(moved_to=new_id()))
+    erasure.erase_user(connections, owner)
+
+    resumed = run("resume", "--despite-copy")
+
+    assert (0, "", 0) == (before.exit_code, before.stderr, resumed.exit_code)
+    assert None is json.loads(resumed.stdout)["moved_to"]
+    assert f"arkloop users create --org {org_id} --role owner" in resumed.stderr
 
 
 def test_a_suspension_without_a_reason_is_refused(run: Run) -> None:

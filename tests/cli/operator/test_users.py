@@ -329,3 +329,4 @@ def test_the_only_owner_of_others_is_not_erased(run: Run) -> None:
 
     assert 1 == refused.exit_code
     assert "Make another one an owner first" in refused.output
+    assert "If `arkloop orgs copy` of the organization was broken off" in refused.output

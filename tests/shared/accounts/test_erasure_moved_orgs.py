@@ -10,6 +10,7 @@ from arkloop.shared.accounts import erasure
 from arkloop.shared.billing import budget_limits, budgets, credits, spending
 from arkloop.shared.billing.spending import ORG
 from arkloop.shared.claim import Claim
+from arkloop.shared.errors import LastOwner
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import sweep
 from arkloop.shared.storage import epoch
@@ -17,7 +18,7 @@ from arkloop.shared.storage.tables.accounts import memberships, orgs, users
 from arkloop.shared.storage.tables.billing import ledger_entries, reservations
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import threads
-from tests.clients import Register
+from tests.clients import Register, User
 from tests.end_users import ANN
 from tests.stored_runs import StoredRuns, ago
 
@@ -38,10 +39,10 @@ def waiting(stored: StoredRuns) -> Claim:
     return claim
 
 
-def leave(stored: StoredRuns, to: object) -> None:
+def leave(stored: StoredRuns, to: object, **columns: object) -> None:
     left = update(orgs).where(orgs.c.id == stored.actor.org_id)
     with stored.connections.transaction() as tx:
-        tx.sql.execute(left.values(suspended_at=ago(days=3), moved_to=to))
+        tx.sql.execute(left.values(suspended_at=ago(days=3), moved_to=to, **columns))
 
 
 def set_threads(stored: StoredRuns, **columns: object) -> None:
@@ -74,6 +75,23 @@ def test_a_user_is_erased_in_all_orgs(stored: StoredRuns, register: Register) ->
     with stored.connections.reading() as sql:
         login = sql.scalar(select(users.c.login).where(users.c.id == user_id))
     assert f"@erased-{user_id}" == login
+
+
+def test_the_only_owner_of_an_org_that_has_left_is_erased(
+    stored: StoredRuns, alice: User, register: Register
+) -> None:
+    """No member becomes an owner here; while the copy is not complete, the org is still here."""
+    register(org_of=alice, role="member")
+    leave(stored, uuid4(), copy_began_at=func.now())
+    with pytest.raises(LastOwner):
+        erasure.erase_user(stored.connections, alice.id)
+    leave(stored, uuid4(), copy_began_at=None)
+
+    erasure.erase_user(stored.connections, alice.id)
+
+    with stored.connections.reading() as sql:
+        left = select(memberships.c.role).where(memberships.c.org_id == alice.org_id)
+        assert ["member"] == sql.scalars(left).all()
 
 
 @pytest.mark.parametrize("in_own_thread", [True, False], ids=["own thread", "another's thread"])
