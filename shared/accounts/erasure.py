@@ -131,11 +131,15 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
         deliveries.forget_threads(connections, org_id, thread_ids)
     _erase_threads(connections, find, erased, whose, forget_responses)
     _forget_prompts(connections, find)
+    scope = end_user_scope(end_user_id)
+    seen_at = deliveries.forget_end_user(connections, org_id, end_user_id, scope)
+    # By the record, runs that are active store no summary with these messages from here on. Without
+    # the messages an erasure that is repeated would not find it.
+    with connections.transaction() as tx:
+        so_far = _recorded(tx, erased, kind="end_user", org_id=org_id)
     with connections.reading() as sql:
         first = personal_data.first_places(sql, find(sql))
     _forget_summaries(connections, first)
-    scope = end_user_scope(end_user_id)
-    seen_at = deliveries.forget_end_user(connections, org_id, end_user_id, scope)
     with connections.transaction() as tx:
         found = find(tx.sql)
         # Created since all others have ended: nothing is deleted then, and all is found again.
@@ -152,13 +156,14 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
             budget_limits.forget_end_user(tx, org_id, end_user_id)
             usage_reports.forget_end_user(tx, org_id, end_user_id)
             mcp_owners.forget(tx, mcp_access.owner_of(end_user_id, None), org_id=org_id)
+            tx.sql.execute(delete(erasures).where(erasures.c.id == so_far["id"]))
             record = _recorded(tx, erased, kind="end_user", org_id=org_id)
             # By the record: the id of an end user may be a name.
             _audit(tx, org_id, "end_user.erased", ("erasure", record["id"]))
     if unended:
         raise RunsGoOn()
-    # Again: until the commit, runs that were active may have stored some with these messages, and
-    # those that ended may have passed a threshold of the budget.
+    # Again: until the commit, runs that began a minute after the first record or later may have
+    # stored some with these messages, and those that ended may have passed a budget's threshold.
     _forget_summaries(connections, first)
     deliveries.forget_end_user(connections, org_id, end_user_id, scope, since=seen_at)
     return record
