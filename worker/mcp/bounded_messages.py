@@ -58,10 +58,7 @@ def parse(data: bytes) -> JSONRPCMessage:
         TooLarge: it has more than `MAX_BYTES` bytes or `MAX_VALUES` values.
         ValueError: it is not a message.
     """
-    if len(data) > MAX_BYTES:
-        raise TooLarge(f"more than {MAX_BYTES:,} bytes")
-    if has_more_values(data, MAX_VALUES):
-        raise TooLarge(f"more than {MAX_VALUES:,} values")
+    _check_size(data)
     message = jsonrpc_message_adapter.validate_json(_paired(data), by_name=False)
     # Now, for the SDK formats and keeps messages.
     match message:
@@ -84,16 +81,36 @@ def refusal_of(data: bytes) -> JSONRPCError | None:
     None if the data is no response.
     """
     try:
-        found = from_json(_paired(data))
+        [found] = objects_in(data)
     except ValueError:
         return None
-    if not isinstance(found, dict) or "jsonrpc" not in found or "method" in found:
+    if "jsonrpc" not in found or "method" in found:
         return None
     error = ErrorData(code=PARSE_ERROR, message="The response is not valid.")
     try:
         return JSONRPCError(jsonrpc="2.0", id=found.get("id"), error=error)
     except ValidationError:
         return None
+
+
+def objects_in(data: bytes) -> list[dict[str, Any]]:
+    """Return the object that is in JSON, or those in an array, whether they are messages or not.
+
+    Raises:
+        TooLarge: it has more than `MAX_BYTES` bytes or `MAX_VALUES` values.
+        ValueError: it is not JSON.
+    """
+    _check_size(data)
+    found = from_json(_paired(data))
+    items = found if isinstance(found, list) else [found]
+    return [item for item in items if isinstance(item, dict)]
+
+
+def _check_size(data: bytes) -> None:
+    if len(data) > MAX_BYTES:
+        raise TooLarge(f"more than {MAX_BYTES:,} bytes")
+    if has_more_values(data, MAX_VALUES):
+        raise TooLarge(f"more than {MAX_VALUES:,} values")
 
 
 def _paired(data: bytes) -> bytes | bytearray:

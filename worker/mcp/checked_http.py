@@ -240,7 +240,7 @@ class _Transport(httpx2.AsyncHTTPTransport):
             )
         kind = response.headers.get("content-type", "").lower()
         is_stream = kind.startswith("text/event-stream")
-        most = MAX_STREAM_BYTES if is_stream else MAX_BYTES
+        most = MAX_STREAM_BYTES if is_stream and response.is_success else MAX_BYTES
         headers = response.headers.copy()
         if is_stream:
             headers["Content-Type"] = "text/event-stream"  # with no charset but the client's
@@ -254,10 +254,13 @@ class _Transport(httpx2.AsyncHTTPTransport):
         )
         # A GET is for a stream of notifications, which many servers do not have.
         if request.method == "POST":
-            if is_json := kind.startswith("application/json"):
-                # The SDK would read it whole as well, but not expect that this can fail.
+            # The SDK would read JSON whole as well, but not expect that this can fail. Errors of
+            # tools may have any type.
+            is_doubtful = response.is_client_error and "mcp-session-id" not in request.headers
+            is_doubtful = is_doubtful and failed_requests.relies_on_handshake(request)
+            if is_read := is_doubtful or kind.startswith("application/json"):
                 await _read(bounded)
-            self._note(request, bounded.status_code, bounded.content if is_json else b"")
+            self._note(request, bounded.status_code, bounded.content if is_read else b"")
         return bounded
 
     def _note(self, request: httpx2.Request, status: int, body: bytes) -> None:

@@ -5,17 +5,17 @@ a response that is made here, an error of JSON-RPC.
 """
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
 import httpx2
-from mcp_types import UNSUPPORTED_PROTOCOL_VERSION, JSONRPCError, jsonrpc_message_adapter
-from pydantic import ValidationError
+from mcp_types import UNSUPPORTED_PROTOCOL_VERSION
 
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import tls_failure
-from arkloop.worker.mcp.bounded_messages import TooLarge
+from arkloop.worker.mcp.bounded_messages import TooLarge, objects_in
 
 LOST = "The connection to the server was lost."
 NOT_CONNECTED = "Connecting to the server failed."
@@ -49,21 +49,26 @@ def relies_on_handshake(request: httpx2.Request) -> bool:
 
 
 def is_rejected_unread(request: httpx2.Request, body: bytes) -> bool:
-    """Return whether a 4xx with this JSON may be about what the handshake has agreed on.
+    """Return whether a 4xx with this body may be about what the handshake has agreed on.
 
     By the protocol 2026-07-28 errors that tools raise have such a status, too, with the id of the
-    request. Servers that do not know the session or its protocol send none, but for the code.
+    request. Servers that do not know the session or its protocol send none, but for the code. A
+    tool may have run wherever the id may be that of the request, even if the message is not valid.
     """
     if not relies_on_handshake(request):
         return False
+    request_id = json.loads(request.content)["id"]
     try:
-        error = jsonrpc_message_adapter.validate_json(body, by_name=False)
-    except ValidationError:
-        return True
-    return (
-        not isinstance(error, JSONRPCError)
-        or error.id != json.loads(request.content).get("id")
-        or error.error.code == UNSUPPORTED_PROTOCOL_VERSION
+        objects = objects_in(body)
+    except TooLarge:
+        return False
+    except ValueError:
+        return re.search(rf'"id"\s*:\s*"?{request_id}\b'.encode(), body) is None
+    found = [one for one in objects if one.get("id") in (request_id, str(request_id))]
+    errors = [one.get("error") for one in found]
+    return all(
+        isinstance(error, dict) and error.get("code") == UNSUPPORTED_PROTOCOL_VERSION
+        for error in errors
     )
 
 

@@ -99,6 +99,30 @@ def test_no_answer_costs_much_memory(client: McpClient, kind: str, as_events: bo
         eventually(lambda: _memory(client, server.org_id, "VmRSS") - before < MOST_LEFT)
 
 
+def test_an_error_of_many_values_fails_one_call_alone(client: McpClient) -> None:
+    """An error with a status of its own is no exception; its tool may have run, and runs once."""
+    calls = 0
+
+    def fail(handler: Lying) -> None:
+        nonlocal calls
+        calls += 1
+        number = str(handler.message["id"]).encode()
+        error = b'{"code":1,"message":"m","data":[' + _many(b"[]") + b"]}"
+        body = b'{"jsonrpc":"2.0","id":' + number + b',"error":' + error + b"}"
+        handler.send(400, body, **{"Content-Type": "application/json"})
+
+    with lying(fail) as (url, _):
+        server = Server(org_id=new_id(), config_id=new_id(), name="http", url=url)
+        [tool] = client.tools(server)
+        sidecar, before = client.sidecar_pid(server.org_id), _memory(client, server.org_id, "VmRSS")
+        _forget_peak(client, server.org_id)
+        with pytest.raises(McpFailed, match="HTTP status 400"):
+            client.call(server, "lie", {}, pinned=tool.hash)
+        assert sidecar == client.sidecar_pid(server.org_id)
+        assert _memory(client, server.org_id, "VmHWM") - before < MOST
+    assert 1 == calls
+
+
 def _memory(client: McpClient, org_id: UUID, name: str) -> int:
     status = Path(f"/proc/{client.sidecar_pid(org_id)}/status").read_text()
     [line] = [line for line in status.splitlines() if line.startswith(f"{name}:")]

@@ -11,6 +11,7 @@ import pytest
 
 from arkloop.shared.security.egress import Policy
 from arkloop.worker.mcp import McpFailed
+from arkloop.worker.mcp.bounded_messages import MAX_BYTES, MAX_VALUES
 from arkloop.worker.mcp.failed_requests import is_rejected_unread, relies_on_handshake
 from arkloop.worker.mcp.open_calls import OpenCall
 from arkloop.worker.mcp.sessions import Rules
@@ -26,10 +27,12 @@ MODERN = "2026-07-28"
 class Replaced:
     """A server of the kind `modern`, `stateless` or `stateful`, which changes with its versions."""
 
-    def __init__(self, kind: str, status: int = 400, body: bytes = b"") -> None:
+    def __init__(
+        self, kind: str, status: int = 400, body: bytes = b"", media_type: str = "application/json"
+    ) -> None:
         self.kind = kind
         self.rejects_calls = False
-        self.status, self.body = status, body
+        self.status, self.body, self.media_type = status, body, media_type
         self.requests: Counter[str] = Counter()
 
     def respond(self, handler: Lying, message: dict[str, Any]) -> None:
@@ -37,7 +40,8 @@ class Replaced:
         is_rejected = method == "tools/call" and self.rejects_calls
         if is_rejected or not self._knows(method, handler):
             self.requests[f"rejected {method}"] += 1
-            handler.send(self.status, self.body, **{"Content-Type": "application/json"})
+            body = self.body.replace(b"ID", json.dumps(message.get("id")).encode())
+            handler.send(self.status, body, **{"Content-Type": self.media_type})
         else:
             self.requests[method] += 1
             Lying.respond(handler, message)
@@ -154,6 +158,63 @@ def test_a_tool_that_fails_with_an_error_of_the_protocol_is_called_once(
     assert f"{code}\n" == paid.read_text()
 
 
+@pytest.mark.parametrize("kind", ["modern", "stateless"])
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (rb'"error":{"code":-32020,"message":"Too expensive \ud83d"}', "Too expensive"),
+        (rb'"error":{"code":-32020,"message":"No.","data":{"why":"\ud83d"}}', "No."),
+        (b'"error":{"code":"TOO_EXPENSIVE","message":"No."}', "HTTP status 400"),
+        (b'"error":{"code":-32020}', "HTTP status 400"),
+        (b'"error":{"code":-32020,"message":"No "word" of it"}', "HTTP status 400"),
+        (b'"result":{"content":[],"isError":true}', "HTTP status 400"),
+    ],
+)
+def test_a_tool_that_fails_with_an_odd_error_is_called_once(
+    kind: str, fields: bytes, said: str
+) -> None:
+    """JavaScript cuts texts within characters, and servers choose codes of their own."""
+    replaced = Replaced(kind, 400, b'{"jsonrpc":"2.0","id":ID,' + fields + b"}")
+    replaced.rejects_calls = True
+
+    async def story(caller: Caller) -> None:
+        pinned = await caller.tool()
+        with pytest.raises(McpFailed, match=said):
+            await caller.call(pinned)
+
+    with_caller(replaced, story)
+    assert 1 == replaced.requests["rejected tools/call"]
+
+
+ERROR = b'{"jsonrpc":"2.0","id":ID,"error":{"code":1,"message":"No."}}'
+
+
+@pytest.mark.parametrize("kind", ["modern", "stateless"])
+@pytest.mark.parametrize(
+    ("media_type", "body"),
+    [
+        ("application/json", b"[" + ERROR + b"]"),
+        ("text/html; charset=utf-8", ERROR),
+        ("text/event-stream", b"data: " + ERROR + b"\n\n"),
+        ("text/plain", b" " * MAX_BYTES + ERROR),
+    ],
+)
+def test_a_tool_is_called_once_whatever_its_error_is_sent_as(
+    kind: str, media_type: str, body: bytes
+) -> None:
+    """Frameworks send the text of a JSON document as a page; some servers know only arrays."""
+    replaced = Replaced(kind, 400, body, media_type)
+    replaced.rejects_calls = True
+
+    async def story(caller: Caller) -> None:
+        pinned = await caller.tool()
+        with pytest.raises(McpFailed):
+            await caller.call(pinned)
+
+    with_caller(replaced, story)
+    assert 1 == replaced.requests["rejected tools/call"]
+
+
 @pytest.mark.parametrize("status", [401, 403, 408, 429, 500, 503])
 def test_a_status_with_other_reasons_leads_to_no_negotiation(status: int) -> None:
     """The server may have carried out the call, or refuses it for good."""
@@ -198,6 +259,16 @@ def test_only_requests_after_the_handshake_rely_on_it(sent: dict[str, Any], reli
         (_error(-32600, 8), True),
         (_error(-32600), True),
         (b"{", True),
+        (b'{"id": "7", "error": "of another kind"}', False),
+        (b'{"id": 7.0, "error": {"code": 1.5}}', False),
+        (b'{"id": 77, "error": "of another request"}', True),
+        (b'{"id": 7, "error": {"code": -32022}}', True),
+        (b'{"id": null, "error": {"data": {"input": {"id": 7}}}}', True),
+        (b'{"jsonrpc": "2.0", "id": 7, "error": {"message": "\xff"}}', False),
+        (b"[" + b"0," * MAX_VALUES + b"0]", False),
+        (b"[1, null]", True),
+        (b"[" + _error(-32600, 8) + b"," + _error(-32600, 7) + b"]", False),
+        (b"[" + _error(-32022, 7, supported=[MODERN]) + b"]", True),
     ],
 )
 def test_an_error_with_the_id_of_the_request_is_no_rejection(body: bytes, is_unread: bool) -> None:
