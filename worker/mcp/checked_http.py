@@ -12,6 +12,7 @@ import httpcore2
 import httpx2
 from anyio.abc import SocketStream
 from httpcore2._backends.anyio import AnyIOStream  # its own module alone has it, as for SyncStream
+from mcp.client.auth import OAuthClientProvider
 
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import CheckedBackend, ssl_context
@@ -24,6 +25,7 @@ from arkloop.worker.mcp.bounded_messages import (
     STREAM_OF,
     TooLarge,
 )
+from arkloop.worker.mcp.stream_pauses import StreamPauses
 
 CONNECT_SECONDS = 5.0
 #: A silent stream of events is cut after this; calls have deadlines of their own, and those that
@@ -36,8 +38,6 @@ MAX_STREAM_BYTES = 64 * 1024 * 1024
 MAX_AUTH_REQUESTS = 32
 #: After which a reply to a request of the server is sent again.
 REPEAT_SECONDS = 1.0
-#: Between attempts to open a stream of notifications, whatever pause its server asks for.
-REOPEN_SECONDS = 1.0
 #: For the response to a notification or a reply, before the next message is sent.
 BRIEF_SECONDS = 1.0
 #: For a notification in all.
@@ -47,6 +47,9 @@ NOTIFY_SECONDS = 20.0
 _NOT_ABOUT_SESSIONS = frozenset({402, 407, 408, 413, 429})
 #: With these, and with those from 500, some servers say so, too; most have other reasons for them.
 _SELDOM_ABOUT_SESSIONS = frozenset({401, 403})
+#: With these a stream of notifications is refused until there is another token, or until the server
+#: has noticed that the last one is broken.
+_STREAM_REFUSED = frozenset({401, 403, 408, 409, 429})
 
 
 class CheckedClient(httpx2.AsyncClient):
@@ -56,14 +59,14 @@ class CheckedClient(httpx2.AsyncClient):
         self,
         headers: Mapping[str, str],
         policy: egress.Policy,
-        auth: httpx2.Auth | None = None,
+        auth: OAuthClientProvider | None = None,
         on_lost_reply: Callable[[str | int, str], None] = lambda asked_id, why: None,
     ) -> None:
         """Call `on_lost_reply` with the id of the server's request, and why it has no reply."""
         self._on_lost_reply = on_lost_reply
         self._left: set[asyncio.Task[None]] = set()  # what `_begin` does not wait for any more
-        self._reopens_at = 0.0  # a stream of notifications; not before
-        self.transport = _Transport(policy)
+        self._pauses = StreamPauses(auth)
+        self.transport = _Transport(policy, self._pauses.has_posted.set)
         super().__init__(
             # Whatever is compressed may be a bomb.
             headers={"User-Agent": "arkloop", **headers, "Accept-Encoding": "identity"},
@@ -128,11 +131,13 @@ class CheckedClient(httpx2.AsyncClient):
 
         The SDK opens one that has ended again and again, but gives up after two failures.
         """
-        await anyio.sleep_until(self._reopens_at)
-        self._reopens_at = anyio.current_time() + REOPEN_SECONDS
+        await self._pauses.wait()
         with contextlib.suppress(*failed_requests.UNDELIVERED):
             response = await super().send(request, **options)
-            if response.status_code < 500:
+            if response.status_code in _STREAM_REFUSED:
+                self._pauses.lengthen()
+            elif response.status_code < 500:
+                self._pauses.reset()
                 return response
             await response.aclose()
         headers = {"Content-Type": "text/event-stream"}
@@ -198,7 +203,8 @@ class CheckedClient(httpx2.AsyncClient):
 
 
 class _Transport(httpx2.AsyncHTTPTransport):
-    def __init__(self, policy: egress.Policy) -> None:
+    def __init__(self, policy: egress.Policy, on_post: Callable[[], None]) -> None:
+        self._on_post = on_post
         # A call waits before it is made, so that all else that a session sends never has to.
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=4)
         super().__init__(verify=ssl_context(), trust_env=False, limits=limits)
@@ -228,6 +234,7 @@ class _Transport(httpx2.AsyncHTTPTransport):
             # Proxies and servers' frameworks read the header.
             request.headers.update(_trace_context(request))
         if request.method == "POST":
+            self._on_post()
             # The task that sends a request reads its response, too.
             STREAM_OF.set(call_id_of(request))
         is_get = request.method == "GET"

@@ -8,13 +8,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import httpx2
 import pytest
 
 from arkloop.shared.security.egress import Policy
-from arkloop.worker.mcp import McpFailed, checked_http
+from arkloop.worker.mcp import McpFailed, stream_pauses
 from arkloop.worker.mcp.bounded_messages import STREAM_OF
 from arkloop.worker.mcp.checked_http import CheckedClient
 from arkloop.worker.mcp.open_calls import OpenCall
@@ -58,19 +59,30 @@ def fail(handler: Lying) -> None:
     handler.send(502, b"Bad Gateway")
 
 
-def refuse(handler: Lying) -> None:
-    handler.send(404, b"")
+def refuse(handler: Lying, status: int = 404) -> None:
+    handler.send(status, b"")
 
 
 @contextmanager
-def asking(*gets: Get) -> Iterator[str]:
-    """Run a server that responds to GETs as given, and asks in the stream of the one after them."""
+def asking(
+    *gets: Get, opens: Callable[[Lying], bool] = lambda handler: True, **more: Any
+) -> Iterator[str]:
+    """Run a server that responds to GETs as given, and asks in the stream of the one after them.
+
+    That is the first one that it `opens`; others have no access.
+    """
     streams: queue.Queue[Lying] = queue.Queue()
     left, done = list(gets), threading.Event()
 
     def get(handler: Lying) -> None:
+        if handler.path != "/mcp":
+            refuse(handler)  # an authorization server's metadata
+            return
         if left:
             left.pop(0)(handler)
+            return
+        if not opens(handler):
+            refuse(handler, 401)
             return
         begin(handler)
         streams.put(handler)
@@ -82,22 +94,21 @@ def asking(*gets: Get) -> Iterator[str]:
         replied = handler.replies["seats"].get(timeout=10)["result"]["content"]["n"]
         handler.result(handler.message, {"content": [{"type": "text", "text": replied}]})
 
-    more: dict[str, Any] = {
+    about: dict[str, Any] = {
         "session_id": "s",
         "do_GET": get,
         "do_DELETE": lambda handler: handler.send(200, b""),
         "replies": defaultdict(queue.Queue),
     }
-    with lying(on_call, **more) as (url, _):
+    with lying(on_call, **about, **more) as (url, _):
         try:
             yield url
         finally:
             done.set()
 
 
-async def booked(url: str) -> str:
+async def booked(session: Session) -> str:
     """Call the tool, reply to what it asks, and return its result."""
-    session = Session(server_at(url), Rules(POLICY, stdio=False))
     call = OpenCall(20.0, 20.0, lambda fields: None)
 
     async def work() -> dict[str, Any]:
@@ -115,15 +126,22 @@ async def booked(url: str) -> str:
         await session.close()
 
 
-@pytest.mark.parametrize("later", [break_off, hang_up, fail])
+#: Refusals that end: of a token, or while the server has not noticed that the stream is broken.
+REFUSALS = [partial(refuse, status=status) for status in (401, 403, 408, 409, 429)]
+
+
+@pytest.mark.parametrize("later", [break_off, hang_up, fail, *REFUSALS])
 def test_a_server_asks_in_its_stream_however_often_that_broke(
     later: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The SDK gives up after two failures in a row, of a stream that breaks or cannot be opened."""
-    monkeypatch.setattr(checked_http, "REOPEN_SECONDS", 0.01)
+    monkeypatch.setattr(stream_pauses, "REOPEN_SECONDS", 0.01)
+
+    async def story(url: str) -> str:
+        return await booked(Session(server_at(url), Rules(POLICY, stdio=False)))
 
     with asking(break_off, *[later] * 3) as url:
-        assert "3" == asyncio.run(booked(url))
+        assert "3" == asyncio.run(story(url))
 
 
 async def opened(client: CheckedClient, url: str) -> int:
@@ -151,7 +169,7 @@ def test_a_stream_that_was_never_open_fails(failure: Get, status: int | None) ->
 
 def test_a_stream_that_is_refused_is_not_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server may have lost the session."""
-    monkeypatch.setattr(checked_http, "REOPEN_SECONDS", 0.01)
+    monkeypatch.setattr(stream_pauses, "REOPEN_SECONDS", 0.01)
 
     async def story(url: str) -> list[int]:
         async with CheckedClient({}, POLICY) as client:
@@ -246,4 +264,4 @@ def test_a_stream_that_ends_at_once_is_opened_once_a_second() -> None:
     with lying(lambda handler: handler.result(handler.message, done), **more) as (url, _):
         asyncio.run(story(url))
     assert 1 == lists
-    assert gets <= 2 + (time.monotonic() - started) / checked_http.REOPEN_SECONDS
+    assert gets <= 2 + (time.monotonic() - started) / stream_pauses.REOPEN_SECONDS
