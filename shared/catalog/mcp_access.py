@@ -168,7 +168,8 @@ def request(
     if earlier is not None:
         urls = (str(one["url"]) for one in (earlier, made))
         back, back_now = (_query_of(url).get("redirect_uri") for url in urls)
-        if back == back_now:
+        # Earlier releases have stored pages with two queries, which authorization servers refuse.
+        if back == back_now and str(earlier["url"]).count("?") < 2:
             return str(earlier["url"])
         is_open = mcp_authorizations.c.answered_at.is_(None)
         of_run = _of_run(config_id, owner, run_id)

@@ -30,10 +30,10 @@ from arkloop.worker.mcp import (
     AuthorizationRequired,
     McpFailed,
     authorization_failures,
+    authorization_pages,
     token_requests,
 )
 from arkloop.worker.mcp.checked_http import call_id_of
-from arkloop.worker.mcp.elicitations import MAX_URL_CHARACTERS, is_web_page
 from arkloop.worker.mcp.failed_requests import NOT_AUTHORIZED
 from arkloop.worker.mcp.grants import has_expired, parsed, plain
 from arkloop.worker.mcp.issuers import Issuer
@@ -326,12 +326,7 @@ class EndUserOAuth(OAuthClientProvider):
         """Take the place of the SDK's own verifier and state, which are lost with this process."""
         pkce, state = PKCEParameters.generate(), secrets.token_urlsafe(32)
         ours: dict[str, Any] = {"state": state, "code_challenge": pkce.code_challenge}
-        page = str(httpx2.URL(url).copy_merge_params(ours))
-        if len(page) > MAX_URL_CHARACTERS:
-            raise authorization_failures.failed(authorization_failures.PAGE_TOO_LONG)
-        if not is_web_page(page):
-            raise authorization_failures.failed(authorization_failures.PAGE_NOT_VALID)
-        ours |= {"url": page, "verifier": pkce.code_verifier}
+        ours |= {"url": authorization_pages.address_of(url, ours), "verifier": pkce.code_verifier}
         ours["is_replacement"] = self._clients.is_replacement
         scopes = {"scope": self.context.client_metadata.scope, "missing": self._missing}
         raise AuthorizationRequired({**self._state(), **ours, **scopes})

@@ -135,6 +135,23 @@ def test_another_address_gets_neither_the_secret_nor_the_access(
     assert None is (alice.patch(one, {"oauth": None}).json or {})["oauth"]
 
 
+def test_a_page_with_two_queries_is_replaced(connections: Connections, alice: User) -> None:
+    """Earlier releases have stored it for a server whose endpoint has a query of its own; it is
+    valid for a day, and the authorization server refuses it.
+    """
+    config_id = UUID(made(alice, {})["id"])
+    page = "https://login.example.com/authorize?prompt=select_account"
+    former, new = (
+        {"url": f"{page}{mark}response_type=code&state={state}", "state": state}
+        for mark, state in (("?", "1"), ("&", "2"))
+    )
+    operator = (alice.org_id, config_id, mcp_access.OPERATOR, None)
+    with connections.transaction() as tx:
+        assert former["url"] == mcp_access.request(tx, *operator, former)
+        assert new["url"] == mcp_access.request(tx, *operator, new)
+        assert new["url"] == mcp_access.request(tx, *operator, {**new, "state": "3"})
+
+
 @pytest.mark.parametrize(
     ("oauth", "field"),
     [

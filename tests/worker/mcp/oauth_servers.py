@@ -23,6 +23,7 @@ class Internet:
 
     def __init__(self) -> None:
         self.issuer = ISSUER
+        self.authorize = "authorize"  # the path of its page, which may have a query
         self.named: str | None = None  # what the resource calls it, if not the same
         self.valid: set[str] = set()
         self.token_status, self.token_error = 200, "invalid_grant"
@@ -59,7 +60,7 @@ class Internet:
                 places = {
                     name: f"{self.issuer.rstrip('/')}/{path}"
                     for name, path in (
-                        ("authorization_endpoint", "authorize"),
+                        ("authorization_endpoint", self.authorize),
                         ("token_endpoint", "token"),
                         ("registration_endpoint", "register"),
                     )
