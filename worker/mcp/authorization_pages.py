@@ -24,3 +24,8 @@ def address_of(url: str, ours: Mapping[str, str]) -> str:
     if not is_web_page(page):
         raise authorization_failures.failed(authorization_failures.PAGE_NOT_VALID)
     return page
+
+
+def redirect_uri_of(page: str) -> str:
+    """Return where a page leads back to: the exchange of its code has to name the same address."""
+    return httpx2.URL(page).params["redirect_uri"]

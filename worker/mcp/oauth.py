@@ -86,6 +86,7 @@ class EndUserOAuth(OAuthClientProvider):
         self._asked: Mapping[str, Any] | None = None  # by the page that the grant is from
         self._missing: str | None = None
         self._may_refresh = self._is_refreshing = self._is_exchanging = False
+        self._redirect_uri = ""  # of the page that the code is from: ours may have changed since
         self._may_replace = False  # the client, if the code is refused to it
         #: Of the exchange of a code: the SDK makes further requests before it gives up.
         self._failure: McpFailed | None = None
@@ -254,7 +255,13 @@ class EndUserOAuth(OAuthClientProvider):
         self, auth_code: str, code_verifier: str
     ) -> httpx2.Request:
         token_requests.choose_method(self.context, self._clients.by_hand)
-        return await super()._exchange_token_authorization_code(auth_code, code_verifier)
+        ours = self.context.client_metadata
+        of_page = ours.model_copy(update={"redirect_uris": [self._redirect_uri]})
+        self.context.client_metadata = of_page
+        try:
+            return await super()._exchange_token_authorization_code(auth_code, code_verifier)
+        finally:
+            self.context.client_metadata = ours
 
     async def _by_basic(
         self, sent: httpx2.Request, response: httpx2.Response
@@ -320,6 +327,7 @@ class EndUserOAuth(OAuthClientProvider):
         metadata = self.context.client_metadata
         metadata.scope = answered.get("scope", metadata.scope)
         validate_authorization_response_iss(answered["iss"], self.context.oauth_metadata)
+        self._redirect_uri = authorization_pages.redirect_uri_of(answered["url"])
         return answered["code"], answered["verifier"]
 
     async def _ask(self, url: str) -> None:

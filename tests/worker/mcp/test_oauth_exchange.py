@@ -1,10 +1,12 @@
 """The exchange of a code for tokens: how it can fail, and how a client's secret is sent."""
 
+from urllib.parse import quote
+
 import pytest
 
 from arkloop.worker.mcp import AuthorizationRequired
 from arkloop.worker.mcp.failed_requests import NOT_AUTHORIZED
-from tests.worker.mcp.oauth_servers import Internet, Process, granted, in_loop
+from tests.worker.mcp.oauth_servers import CALLBACK, Internet, Process, granted, in_loop
 
 OWN = {"client_id": "own", "client_secret": "hidden"}
 
@@ -47,6 +49,27 @@ def test_a_code_that_is_not_accepted_leads_to_another_page() -> None:
         assert made["state"] != (await process.asked())["state"]
         assert made["state"] != (await process.asked())["state"]
         assert 1 == len(internet.token_requests)
+
+    in_loop(story)
+
+
+@pytest.mark.parametrize("own", [OWN, {}])
+def test_a_code_is_exchanged_with_the_redirect_uri_of_its_page(own: dict[str, str]) -> None:
+    """The public URL has changed while the page was open (RFC 6749, section 4.1.3); the next page
+    leads back to the new one.
+    """
+    now = "https://acme.example.com/v1/mcp-oauth/callback"
+
+    async def story(internet: Internet) -> None:
+        made = await Process(internet, {}, **own).asked()
+        answered = {**made, "code": "c", "iss": None}
+        process = Process(internet, {"answered": answered}, redirect_uri=now, **own)
+        assert 200 == await process.post()
+
+        [(_, form)] = internet.token_requests
+        assert CALLBACK == form["redirect_uri"]
+        process.oauth.take({"grant": None, "client": None, "answered": None})
+        assert quote(now, safe="") in (await process.asked())["url"]
 
     in_loop(story)
 
