@@ -168,9 +168,9 @@ class EndUserOAuth(OAuthClientProvider):
                     if self._may_refresh and self._is_about_session(request, before):
                         return
                     self._missing = authorization_failures.missing_scope(response)
-                elif (again := await self._by_basic(outgoing, response)) is not None:
+                elif again := await token_requests.by_basic(self.context, outgoing, response):
                     again.headers.update(_HEADERS)
-                    response = await self._better_of(response, (yield again))
+                    response = await token_requests.better_of(self.context, response, (yield again))
                 if outgoing is not request:
                     is_down = token_requests.is_unavailable(response)
                     was_unavailable = is_down or (was_unavailable and not response.is_success)
@@ -262,24 +262,6 @@ class EndUserOAuth(OAuthClientProvider):
             return await super()._exchange_token_authorization_code(auth_code, code_verifier)
         finally:
             self.context.client_metadata = ours
-
-    async def _by_basic(
-        self, sent: httpx2.Request, response: httpx2.Response
-    ) -> httpx2.Request | None:
-        """Return a request whose client was refused, with HTTP Basic, if that may be accepted."""
-        if not await token_requests.is_client_refused(response):
-            return None
-        return await token_requests.by_basic(self.context, sent)
-
-    async def _better_of(
-        self, by_form: httpx2.Response, by_basic: httpx2.Response
-    ) -> httpx2.Response:
-        """Return the response that says more, and keep to Basic if the client was accepted."""
-        client = self.context.client_info
-        if client is not None and await token_requests.is_client_accepted(by_basic):
-            client.token_endpoint_auth_method = token_requests.BASIC
-            return by_basic
-        return by_basic if token_requests.is_unavailable(by_basic) else by_form
 
     async def _handle_token_response(self, response: httpx2.Response) -> None:
         if not self._is_refreshing:

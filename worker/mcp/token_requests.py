@@ -41,12 +41,17 @@ def choose_method(context: OAuthContext, by_hand: OAuthClientInformationFull | N
         client.token_endpoint_auth_method = BASIC
 
 
-async def by_basic(context: OAuthContext, sent: httpx2.Request) -> httpx2.Request | None:
-    """Return a request with HTTP Basic in place of one with the secret in its form.
+async def by_basic(
+    context: OAuthContext, sent: httpx2.Request, response: httpx2.Response
+) -> httpx2.Request | None:
+    """Return a request with HTTP Basic in place of a refused one with the secret in its form.
 
     By RFC 7591 and 8414 what names no method means Basic, but there are authorization servers that
-    accept only the form then. None: no such request was sent, or the metadata lists no Basic.
+    accept only the form then. None: the client was not refused, no such request was sent, or the
+    metadata lists no Basic.
     """
+    if not await _is_client_refused(response):
+        return None
     form = dict(parse_qsl((await sent.aread()).decode(), keep_blank_values=True))
     client, secret = context.client_info, form.pop("client_secret", None)
     supported = _methods(context.oauth_metadata)
@@ -56,6 +61,17 @@ async def by_basic(context: OAuthContext, sent: httpx2.Request) -> httpx2.Reques
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     form, headers = replace(context, client_info=client).prepare_token_auth(form, headers)
     return httpx2.Request("POST", sent.url, data=form, headers=headers)
+
+
+async def better_of(
+    context: OAuthContext, in_form: httpx2.Response, with_basic: httpx2.Response
+) -> httpx2.Response:
+    """Return the response that says more, and keep to Basic if the client was accepted."""
+    client = context.client_info
+    if client is not None and await _is_client_accepted(with_basic):
+        client.token_endpoint_auth_method = BASIC
+        return with_basic
+    return with_basic if is_unavailable(with_basic) else in_form
 
 
 def _methods(metadata: OAuthMetadata | None) -> list[str] | None:
@@ -84,7 +100,7 @@ async def error_of(response: httpx2.Response) -> str | None:
     return _OWN_ERRORS.get(error, error)
 
 
-async def is_client_refused(response: httpx2.Response) -> bool:
+async def _is_client_refused(response: httpx2.Response) -> bool:
     """Return whether the client, or the method of its secret, is not accepted."""
     if not response.is_client_error:
         return False
@@ -92,7 +108,7 @@ async def is_client_refused(response: httpx2.Response) -> bool:
     return error == "invalid_client" or (response.status_code == 401 and error != "invalid_grant")
 
 
-async def is_client_accepted(response: httpx2.Response) -> bool:
+async def _is_client_accepted(response: httpx2.Response) -> bool:
     """Return whether the client is accepted, whatever its code or refresh token is worth."""
     error = await error_of(response)
     return error == "invalid_grant" or (error is None and response.is_success)
