@@ -44,6 +44,8 @@ class OpenCall:
         """Send progress and grants by `send` until `continue_with` names another one."""
         self.token = secrets.token_hex(16)
         self.send = send
+        #: Gives the session of the call the access of a request that continues it.
+        self.take_access: Callable[[Mapping[str, Any]], None] = lambda request: None
         self.progress = CallProgress(
             seconds, max_seconds, lambda progress: self.send({"progress": progress})
         )

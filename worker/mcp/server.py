@@ -52,6 +52,11 @@ class Server:
         return text
 
     @property
+    def granted_for(self) -> tuple[str | None, str | None, str | None]:
+        """The owner, address and client that a grant is bound to."""
+        return self.owner, self.url, (self.oauth or {}).get("client_id")
+
+    @property
     def fingerprint(self) -> str:
         """The same for the same server under the same settings: sessions are kept by it."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()

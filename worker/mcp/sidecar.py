@@ -105,7 +105,7 @@ class Sessions:
         timeout = asyncio.timeout(deadline - time.monotonic())
         call.progress.extends(timeout)
         server = Server.from_json(request["server"])
-        async with self._use(server, timeout) as session, _access(session, request, keep):
+        async with self._use(server, timeout) as session, _access(session, request, call, keep):
             if request["do"] == "tools":
                 return {"tools": [asdict(tool) for tool in await session.tools(fresh=True)]}
             try:
@@ -204,7 +204,9 @@ class Sessions:
 
 
 @contextlib.asynccontextmanager
-async def _access(session: Session, request: dict[str, Any], keep: Keep) -> AsyncIterator[None]:
+async def _access(
+    session: Session, request: dict[str, Any], call: OpenCall, keep: Keep
+) -> AsyncIterator[None]:
     """Let the session use the request's access, and keep what becomes of it."""
     oauth = session.oauth
     if oauth is None:
@@ -218,7 +220,15 @@ async def _access(session: Session, request: dict[str, Any], keep: Keep) -> Asyn
             request["access"] = {"grant": grant, "client": None, "answered": None}
             keep(grant)
 
+    def take_newest(newest: Mapping[str, Any]) -> None:
+        """Take the access of a request that continues the call, unless the server has moved."""
+        access, server = newest["access"], Server.from_json(newest["server"])
+        is_bound = server.granted_for == session.server.granted_for
+        if access is not None and access["grant"] is not None and is_bound:
+            oauth.take(access)
+
     oauth.take(request["access"])
+    call.take_access = take_newest
     oauth.on_grant.append(keep_new)
     try:
         yield
@@ -290,6 +300,7 @@ def _call(
     if request["do"] == "continue":
         call = held.pop(request["held"], None)
         if call is not None:
+            call.take_access(request)  # another worker may have refreshed the token since
             call.continue_with(request["reply"], send)
         return call
     seconds = request["seconds"]

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import mcp_types as types
@@ -22,6 +23,7 @@ from arkloop.worker.mcp.sessions import MAY_BE_DONE, REPLY_LOST
 from tests.waiting import eventually, in_parallel
 from tests.worker.mcp.lying_mcp_server import Lying, lying
 from tests.worker.mcp.odd_server import Odd
+from tests.worker.mcp.rotating_mcp_server import rotating
 from tests.worker.mcp.sdk_server import server_at
 
 pytestmark = pytest.mark.processes
@@ -259,6 +261,67 @@ def test_a_reply_that_fails_is_sent_once_more(
 
     assert expected == result
     assert times == len(failures)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"name": "renamed"},
+        {"headers": {"X-Team": "other"}},
+        {"redirect_uri": "https://b.test/"},
+    ],
+)
+def test_a_continued_call_has_the_newest_access(
+    http_client: McpClient, changes: dict[str, Any]
+) -> None:
+    """The person's token was refreshed since the question, perhaps under other settings."""
+    with rotating(ask, seconds=3600) as person:
+        how: dict[str, Any] = {"run_id": str(new_id()), "access": person}
+        server = person.server
+        [tool] = http_client.tools(server, access=person)
+        how["pinned"] = tool.hash
+        required = asked(lambda: http_client.call(server, "lie", {"n": 1}, **how))
+        person.refresh()
+        if "redirect_uri" in changes:
+            changes = {"oauth": {**(server.oauth or {}), **changes}}
+        server = replace(server, **changes)
+
+        reply = replies_to(required, {"action": "accept", "content": {"n": "reply"}})
+        assert "1: reply" == http_client.call(server, "lie", {}, replies=reply, **how)
+        assert person.has_newest
+
+
+@pytest.mark.parametrize("is_authorized", [True, False])
+def test_a_continued_call_has_no_access_to_another_address(
+    http_client: McpClient, is_authorized: bool
+) -> None:
+    """An admin has moved the server while the person was asked, who may have authorized access to
+    the new address since: the call ends at the former one, with the access to that.
+    """
+    seen: list[str | None] = []
+
+    def note(handler: Lying) -> None:
+        seen.append(handler.headers["Authorization"])
+        Lying.on_reply(handler)
+
+    with rotating(ask, seconds=3600, on_reply=note) as person, rotating(ask, 3600) as there:
+        how: dict[str, Any] = {"run_id": str(new_id())}
+        [tool] = http_client.tools(person.server, access=person)
+        how["pinned"] = tool.hash
+        required = asked(
+            lambda: http_client.call(person.server, "lie", {"n": 1}, access=person, **how)
+        )
+        there.refresh()
+        moved = replace(person.server, url=there.url)
+        if not is_authorized:
+            there.grant = None
+
+        reply = replies_to(required, {"action": "accept", "content": {"n": "reply"}})
+        result = http_client.call(moved, "lie", {}, replies=reply, access=there, **how)
+
+    assert "1: reply" == result
+    assert ["Bearer access_token-1"] == seen
 
 
 def test_a_call_that_fails_for_want_of_a_visit_is_made_again_after_it(odd: Odd) -> None:
