@@ -60,10 +60,10 @@ class CheckedClient(httpx2.AsyncClient):
         headers: Mapping[str, str],
         policy: egress.Policy,
         auth: OAuthClientProvider | None = None,
-        on_lost_reply: Callable[[str | int, str], None] = lambda asked_id, why: None,
+        on_reply: Callable[[str | int, str | None], None] = lambda asked_id, why: None,
     ) -> None:
-        """Call `on_lost_reply` with the id of the server's request, and why it has no reply."""
-        self._on_lost_reply = on_lost_reply
+        """Call `on_reply` with the id of the server's request, and why it has no reply, if so."""
+        self._on_reply = on_reply
         self._left: set[asyncio.Task[None]] = set()  # what `_begin` does not wait for any more
         self._pauses = StreamPauses(auth)
         self.transport = _Transport(policy, self._pauses.has_posted.set)
@@ -154,17 +154,18 @@ class CheckedClient(httpx2.AsyncClient):
         with contextlib.suppress(*failed_requests.UNDELIVERED):
             response = await super().send(request, **options)
             if response.status_code < 400:
+                self._on_reply(asked_id, None)
                 return response
             await response.aclose()
         await anyio.sleep(REPEAT_SECONDS)
         try:
             response = await super().send(request, **options)
         except failed_requests.UNDELIVERED as error:
-            self._on_lost_reply(asked_id, failed_requests.reason_of(error))
+            self._on_reply(asked_id, failed_requests.reason_of(error))
             raise
-        if response.status_code >= 400:
-            why = f"The server responded with HTTP status {response.status_code}."
-            self._on_lost_reply(asked_id, why)
+        is_refused = response.status_code >= 400
+        why = f"The server responded with HTTP status {response.status_code}."
+        self._on_reply(asked_id, why if is_refused else None)
         return response
 
     @property

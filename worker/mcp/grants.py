@@ -6,6 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+#: For which the end of a request waits for tokens on their way.
+SETTLE_SECONDS = 5.0
+
 
 def has_expired(grant: Mapping[str, Any]) -> bool:
     """Return whether the access token has expired, as far as its server has said when."""

@@ -8,7 +8,7 @@ processes; a grant also has the time at which they expire, and the servers that 
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -31,10 +31,12 @@ from arkloop.worker.mcp import (
     McpFailed,
     authorization_failures,
     authorization_pages,
+    failed_requests,
     token_requests,
 )
 from arkloop.worker.mcp.checked_http import call_id_of
 from arkloop.worker.mcp.failed_requests import NOT_AUTHORIZED
+from arkloop.worker.mcp.grant_keepers import GrantKeepers
 from arkloop.worker.mcp.grants import has_expired, parsed, plain
 from arkloop.worker.mcp.issuers import Issuer
 from arkloop.worker.mcp.registrations import Registrations
@@ -79,8 +81,7 @@ class EndUserOAuth(OAuthClientProvider):
         self.context.client_info = self._clients.by_hand
         self._issuer: str | None = None  # of the authorization server that the client belongs to
         self.grant: dict[str, Any] | None = None
-        #: Called with each new grant at once: a request may be cancelled before it has its answer.
-        self.on_grant: list[Callable[[], None]] = []
+        self.keepers = GrantKeepers()
         self._seen: set[str] = set()
         self._answered: Mapping[str, Any] | None = None
         self._asked: Mapping[str, Any] | None = None  # by the page that the grant is from
@@ -139,7 +140,8 @@ class EndUserOAuth(OAuthClientProvider):
         self, request: httpx2.Request
     ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         before = self.grant
-        if request.method == "POST":
+        is_waited_for = self._is_waited_for(request)
+        if is_waited_for:
             self._problems.pop(call_id_of(request), None)
             if self._failure is not None:
                 self._problems[call_id_of(request)] = self._failure
@@ -147,10 +149,10 @@ class EndUserOAuth(OAuthClientProvider):
                 return
         # The SDK's flow sends one request at a time, until its response begins. Those that have a
         # token need not wait; nor is a stream of notifications worth asking anybody.
-        if request.method != "POST" or self.context.is_token_valid():
+        if not is_waited_for or self.context.is_token_valid():
             self._add_auth_header(request)
             response = yield request
-            if request.method != "POST" or response.status_code not in (401, 403):
+            if not is_waited_for or response.status_code not in (401, 403):
                 return
         flow = super().async_auth_flow(request)
         problem: McpFailed | None = None
@@ -160,7 +162,9 @@ class EndUserOAuth(OAuthClientProvider):
             outgoing = await anext(flow)
             has_begun = True
             while True:
-                if outgoing is not request:
+                if outgoing is request:
+                    self.keepers.end_token_request()
+                else:
                     outgoing.headers.update(_HEADERS)
                 response = yield outgoing
                 if outgoing is request:
@@ -194,6 +198,7 @@ class EndUserOAuth(OAuthClientProvider):
         finally:
             if has_begun:
                 self._is_refreshing = False
+                self.keepers.end_token_request()
                 if self._is_exchanging:
                     self._keep_failure(problem)
                 if self.context.client_info is None and self.grant is not None:
@@ -202,6 +207,19 @@ class EndUserOAuth(OAuthClientProvider):
         self._problems[call_id_of(request)] = problem
         request.headers.pop("Authorization", None)
         yield request  # for its 401
+
+    def _is_waited_for(self, request: httpx2.Request) -> bool:
+        """Return whether a request of the worker waits for what becomes of this one.
+
+        None does for a stream or a notification. These have the token that is there, and a server
+        that refuses it does not learn, for example, that a call was cancelled. A reply, to a ping
+        for example, is worth a new token, but no page.
+        """
+        message = failed_requests.message_of(request)
+        if request.method != "POST" or failed_requests.is_notification(message):
+            return False
+        is_reply = failed_requests.replied_to(message) is not None
+        return self.keepers.any_waits and (self.context.can_refresh_token() or not is_reply)
 
     def _is_about_session(self, request: httpx2.Request, before: object) -> bool:
         """Return whether a 401 within a session is not about its token, which is new: newer than
@@ -248,12 +266,14 @@ class EndUserOAuth(OAuthClientProvider):
         if self.grant is not None and not self._is_granted_here():
             # An earlier request has found another authorization server, and nobody went there.
             self._load(self.grant)
+        self.keepers.begin_token_request()
         token_requests.choose_method(self.context, self._clients.by_hand)
         return await super()._refresh_token()
 
     async def _exchange_token_authorization_code(
         self, auth_code: str, code_verifier: str
     ) -> httpx2.Request:
+        self.keepers.begin_token_request()
         token_requests.choose_method(self.context, self._clients.by_hand)
         ours = self.context.client_metadata
         of_page = ours.model_copy(update={"redirect_uris": [self._redirect_uri]})
@@ -362,8 +382,7 @@ class EndUserOAuth(OAuthClientProvider):
         }
         self._seen.add(self.grant["id"])
         self._is_exchanging = False
-        for keep in self.on_grant:
-            keep()
+        self.keepers.keep()
 
     async def get_tokens(self) -> OAuthToken | None:
         return self.context.current_tokens

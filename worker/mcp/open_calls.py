@@ -7,7 +7,7 @@ and the reply of the person comes with another request of the worker, which cont
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,23 +46,32 @@ class OpenCall:
         self.send = send
         #: Gives the session of the call the access of a request that continues it.
         self.take_access: Callable[[Mapping[str, Any]], None] = lambda request: None
+        #: Called before a request ends with a question: keeps the tokens that it has led to.
+        self.hold: Callable[[], Awaitable[None]] = lambda: asyncio.sleep(0)
         self.progress = CallProgress(
             seconds, max_seconds, lambda progress: self.send({"progress": progress})
         )
+        #: True while no request of the worker waits, as the call does for a person's reply.
+        self.is_held = False
+        #: Not set while a person's reply is on its way to the server, over HTTP.
+        self.has_delivered = asyncio.Event()
+        self.has_delivered.set()
         self._work: asyncio.Task[dict[str, Any]] | None = None
         self._asking = asyncio.Lock()
         self._questions: asyncio.Queue[_Question] = asyncio.Queue()
         #: The question that a person has got.
         self._shown: _Question | None = None
         self._given_up: asyncio.TimerHandle | None = None
+        self._is_cancelled = False
 
     @property
     def is_asking(self) -> bool:
         return self._asking.locked()
 
     def begin(self, work: Coroutine[Any, Any, dict[str, Any]]) -> None:
-        """Start the work, which returns the fields of the response."""
+        """Start the work, which returns the fields of the response; if cancelled, send them."""
         self._work = asyncio.create_task(work)
+        self._work.add_done_callback(self._send_cancelled)
 
     async def outcome(self) -> dict[str, Any]:
         """Return the fields of the response: what the work returns, or what a person is asked.
@@ -70,12 +79,18 @@ class OpenCall:
         The work is cancelled with the task that waits for it here.
         """
         assert self._work is not None
-        while (question := await self._next_question(self._work)) is not None:
-            if not question.reply.done():
-                self._shown = question
-                loop = asyncio.get_running_loop()
-                self._given_up = loop.call_later(MAX_OPEN_SECONDS, self.cancel)
-                return {"required": {"asked": [question.asked], "state": None, "held": self.token}}
+        try:
+            while (question := await self._next_question(self._work)) is not None:
+                if not question.reply.done():
+                    self._shown = question
+                    loop = asyncio.get_running_loop()
+                    self._given_up = loop.call_later(MAX_OPEN_SECONDS, self.cancel)
+                    await self.hold()
+                    asked = {"asked": [question.asked], "state": None, "held": self.token}
+                    return {"required": asked}
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
         return self._work.result()
 
     async def _next_question(self, work: asyncio.Task[dict[str, Any]]) -> _Question | None:
@@ -83,9 +98,6 @@ class OpenCall:
         question = asyncio.create_task(self._questions.get())
         try:
             await asyncio.wait({work, question}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
         finally:
             question.cancel()
         return None if work.done() else question.result()
@@ -96,7 +108,7 @@ class OpenCall:
         The reply is to the question that the person has got. If the server has withdrawn it, the
         reply is dropped: another question of the server is asked next.
         """
-        self.send = send
+        self.send, self.is_held = send, False
         if self._given_up is not None:
             self._given_up.cancel()
         if self._shown is not None and not self._shown.reply.done():
@@ -104,10 +116,15 @@ class OpenCall:
 
     def cancel(self) -> None:
         """End the call, at the server too."""
+        self._is_cancelled = True
         if self._given_up is not None:
             self._given_up.cancel()
         if self._work is not None:
             self._work.cancel()
+
+    def _send_cancelled(self, work: asyncio.Task[dict[str, Any]]) -> None:
+        if self._is_cancelled or work.cancelled():  # it may have had its result
+            self.send({"failed": "The call was cancelled.", "kind": "cancelled"})
 
     async def ask(self, params: types.ElicitRequestParams) -> types.ElicitResult | types.ErrorData:
         """Ask a person on behalf of the server, one question at a time."""
@@ -120,6 +137,8 @@ class OpenCall:
             self.progress.pause()
             try:
                 self._questions.put_nowait(question)
-                return types.ElicitResult(**await question.reply)
+                reply = types.ElicitResult(**await question.reply)
+                self.has_delivered.clear()
+                return reply
             finally:
                 self.progress.resume()

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from arkloop.worker.mcp import McpFailed
+from arkloop.worker.mcp.grants import SETTLE_SECONDS
 from arkloop.worker.mcp.launcher import environment
 
 MAX_REQUEST_BYTES = 2 * 1024 * 1024
 #: A process that was asked to end and has not done so by then is killed.
 END_SECONDS = 20.0
 _SOCKET_SECONDS = 5.0
+#: For the answer to a request that was cancelled.
+_CANCEL_SECONDS = SETTLE_SECONDS + 1.0
 #: What is large goes back to the system as soon as it is free; by default glibc keeps more with
 #: each large block that it has seen.
 _MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
@@ -35,6 +38,8 @@ class Pending:
 
     on_progress: Callable[[Mapping[str, Any]], None] | None = None
     done: threading.Event = field(default_factory=threading.Event)
+    #: Set as soon as nothing more comes of the sidecar.
+    over: threading.Event = field(default_factory=threading.Event)
     #: Set with each grant, and at the end.
     news: threading.Event = field(default_factory=threading.Event)
     answer: Mapping[str, Any] | None = None
@@ -45,6 +50,12 @@ class Pending:
         self.answer = answer
         self.done.set()
         self.news.set()
+
+    def end(self, answer: Mapping[str, Any] | None) -> None:
+        """Take the sidecar's answer, None where it was lost: a request may be cancelled by then."""
+        if answer is not None or not self.done.is_set():
+            self.resolve(answer)
+        self.over.set()
 
     def hand_over(self, grant: Mapping[str, Any]) -> None:
         self.grant = grant
@@ -142,6 +153,8 @@ class OrgSidecar:
     def asking(self, request: Mapping[str, Any], pending: Pending) -> Iterator[None]:
         """Send a request whose answer goes to `pending`; cancelled if that was not the sidecar's.
 
+        One with access then waits for a grant that is on its way: the one before it may be spent.
+
         Raises:
             McpFailed: the request is too large.
         """
@@ -151,18 +164,21 @@ class OrgSidecar:
             raise McpFailed("The arguments are too large.")
         with self._lock:
             if self.is_gone:
-                pending.resolve(None)
+                pending.end(None)
             else:
                 self._pending[number] = pending
+        is_sent = not pending.done.is_set()
         try:
-            if not pending.done.is_set():
+            if is_sent:
                 self._send(line)
             yield
         finally:
-            with self._lock:
-                unanswered = self._pending.pop(number, None) is not None
-            if unanswered:
+            if is_sent and not pending.over.is_set():
                 self._send(json.dumps({"id": number, "do": "cancel"}).encode() + b"\n")
+                if request.get("access") is not None:
+                    pending.over.wait(_CANCEL_SECONDS)
+            with self._lock:
+                self._pending.pop(number, None)
 
     def release(self, held: str) -> None:
         """End a call that is held for a person's reply."""
@@ -208,7 +224,7 @@ class OrgSidecar:
                 left, self._pending = list(self._pending.values()), {}
             self._socket.close()
             for pending in left:
-                pending.resolve(None)
+                pending.end(None)
 
     def _take(self, answer: Mapping[str, Any]) -> None:
         if answer["id"] == 0:
@@ -219,7 +235,7 @@ class OrgSidecar:
             if is_over:
                 self._pending.pop(answer["id"], None)
         if pending is not None and is_over:
-            pending.resolve(answer)
+            pending.end(answer)
         elif pending is not None and "grant" in answer:
             pending.hand_over(answer["grant"])
         elif pending is not None:

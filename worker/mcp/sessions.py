@@ -268,7 +268,7 @@ class Session:
             return program(self.server.command, ended, self._rules.run_as)
         url = egress.check_url(self.server.url, self._rules.policy).text
         self._http = await stack.enter_async_context(
-            CheckedClient(self.server.headers, self._rules.policy, self.oauth, self._on_lost_reply)
+            CheckedClient(self.server.headers, self._rules.policy, self.oauth, self._on_reply)
         )
         # It counts each byte beyond ASCII twice, as `EVENT_ENCODING` is decoded.
         return streamable_http_client(url, http_client=self._http, max_sse_event_size=2 * MAX_BYTES)
@@ -303,9 +303,12 @@ class Session:
             return types.ErrorData(code=INVALID_REQUEST, message=why)
         return await call.ask(params)
 
-    def _on_lost_reply(self, asked_id: types.RequestId, why: str) -> None:
+    def _on_reply(self, asked_id: types.RequestId, why: str | None) -> None:
         """Fail the call that has no reply to what it has asked: the server would wait for it."""
-        if (call := self._asked.get(asked_id)) is not None:
+        if (call := self._asked.get(asked_id)) is None:
+            return
+        call.has_delivered.set()
+        if why is not None:
             call.progress.give_up(f"{REPLY_LOST} {why}{MAY_BE_DONE}")
 
     @contextlib.asynccontextmanager

@@ -7,9 +7,9 @@ One JSON object a line, both ways. `{"id", "do": "tools", "server", "access", "s
 and both `{"id", "grant"}`, which takes the place of the grant in `access`.
 After `required` a call is made again, with `replies`; if `required` has `held` it is in progress,
 and `{"id", "do": "continue", "held", "reply"}` continues it, in place of a call.
-`{"id", "do": "cancel"}` is not answered, and neither is `{"do": "release", "held"}`, which ends
-such a call. The first line is `{"id": 0, "pid"}`. The process ends when the socket does, or when
-its event loop hangs.
+`{"do": "release", "held"}`, which ends such a call, is not answered. `{"id", "do": "cancel"}` ends
+any request, which is then answered as `failed`, after a grant that was on its way. The first line
+is `{"id": 0, "pid"}`. The process ends when the socket does, or when its event loop hangs.
 """
 
 import asyncio
@@ -105,26 +105,8 @@ class Sessions:
         timeout = asyncio.timeout(deadline - time.monotonic())
         call.progress.extends(timeout)
         server = Server.from_json(request["server"])
-        async with self._use(server, timeout) as session, _access(session, request, call, keep):
-            if request["do"] == "tools":
-                return {"tools": [asdict(tool) for tool in await session.tools(fresh=True)]}
-            try:
-                result = await session.call(
-                    request["tool"],
-                    request["arguments"],
-                    request["pinned"],
-                    request["meta"],
-                    call,
-                    request["replies"],
-                )
-                if isinstance(result, types.InputRequiredResult):
-                    return {"required": elicitations.asked_by(result)}
-                return {"text": text_of(result), "images": images_of(result)}
-            except PagesRequired as pages:
-                return {"required": {"asked": pages.asked, "state": None}}
-            except ToolChanged as changed:
-                tools = [asdict(tool) for tool in await session.tools()]
-                return {"failed": str(changed), "kind": "changed", "tools": tools}
+        async with self._use(server, timeout) as session:
+            return await _with_access(session, request, call, keep)
 
     @contextlib.asynccontextmanager
     async def _use(self, server: Server, timeout: asyncio.Timeout) -> AsyncIterator[Session]:
@@ -203,15 +185,13 @@ class Sessions:
         await asyncio.gather(*(session.close() for session in sessions), *self._closing)
 
 
-@contextlib.asynccontextmanager
-async def _access(
+async def _with_access(
     session: Session, request: dict[str, Any], call: OpenCall, keep: Keep
-) -> AsyncIterator[None]:
-    """Let the session use the request's access, and keep what becomes of it."""
+) -> dict[str, Any]:
+    """Make a request with its access, and keep what becomes of that."""
     oauth = session.oauth
     if oauth is None:
-        yield
-        return
+        return await _respond(session, request, call)
 
     def keep_new() -> None:
         grant = oauth.grant
@@ -228,13 +208,30 @@ async def _access(
             oauth.take(access)
 
     oauth.take(request["access"])
-    call.take_access = take_newest
-    oauth.on_grant.append(keep_new)
+    call.take_access, call.hold = take_newest, partial(oauth.keepers.hold, call)
+    return await oauth.keepers.during(call, keep_new, _respond(session, request, call))
+
+
+async def _respond(session: Session, request: dict[str, Any], call: OpenCall) -> dict[str, Any]:
+    if request["do"] == "tools":
+        return {"tools": [asdict(tool) for tool in await session.tools(fresh=True)]}
     try:
-        yield
-    finally:
-        oauth.on_grant.remove(keep_new)
-        keep_new()
+        result = await session.call(
+            request["tool"],
+            request["arguments"],
+            request["pinned"],
+            request["meta"],
+            call,
+            request["replies"],
+        )
+        if isinstance(result, types.InputRequiredResult):
+            return {"required": elicitations.asked_by(result)}
+        return {"text": text_of(result), "images": images_of(result)}
+    except PagesRequired as pages:
+        return {"required": {"asked": pages.asked, "state": None}}
+    except ToolChanged as changed:
+        tools = [asdict(tool) for tool in await session.tools()]
+        return {"failed": str(changed), "kind": "changed", "tools": tools}
 
 
 async def serve(connection: socket.socket, rules: Rules) -> None:
@@ -272,6 +269,7 @@ async def serve(connection: socket.socket, rules: Rules) -> None:
                 continue
             number = request["id"]
             if request["do"] == "cancel":
+                await asyncio.sleep(0)  # until the task has begun its call
                 if number in tasks:
                     tasks[number].cancel()
                 continue

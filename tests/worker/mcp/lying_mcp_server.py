@@ -74,11 +74,15 @@ class Lying(BaseHTTPRequestHandler):
         self.send_json({"jsonrpc": "2.0", "id": message["id"], "error": error})
 
     def ask(self, question: str) -> None:
-        """Begin a stream of events in place of the response, and ask for a form in it."""
+        """Begin a stream of events, and ask for a form in it."""
+        self.begin_stream()
+        self.say(self.question(question))
+
+    def begin_stream(self) -> None:
+        """Begin a stream of events in place of the response."""
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        self.say(self.question(question))
 
     def question(self, text: str) -> dict[str, Any]:
         """Return the request for a form with this prompt, which is its id, too."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
 import httpx2
@@ -11,11 +11,14 @@ import httpx2
 from arkloop.shared.ids import new_id
 from arkloop.worker.mcp import AuthorizationRequired, McpFailed
 from arkloop.worker.mcp.oauth import EndUserOAuth
+from arkloop.worker.mcp.open_calls import OpenCall
 from arkloop.worker.mcp.server import Server
 
 RESOURCE, ISSUER = "https://mcp.example.com", "https://login.example.com"
 CALLBACK = "https://runs.example.com/v1/mcp-oauth/callback"
 NOTHING = {"grant": None, "client": None, "answered": None}
+
+T = TypeVar("T")
 
 
 class Internet:
@@ -97,6 +100,13 @@ class Internet:
         )
 
 
+async def waited_for(oauth: EndUserOAuth | None, work: Coroutine[Any, Any, T]) -> T:
+    """Do the work while a request of the worker waits in the session."""
+    assert oauth is not None
+    call = OpenCall(20.0, 20.0, lambda fields: None)
+    return await oauth.keepers.during(call, lambda: None, work)
+
+
 class Process:
     """A sidecar's session with the resource, as the worker begins one from what it has stored."""
 
@@ -114,8 +124,10 @@ class Process:
             max_redirects=32,
         )
 
-    async def post(self, content: str = "{}") -> int:
-        answer = await self._http.post(f"{RESOURCE}/mcp", content=content)
+    async def post(self, content: str = "{}", *, is_waited_for: bool = True) -> int:
+        """Send a message, by default while a request of the worker waits."""
+        posting = self._http.post(f"{RESOURCE}/mcp", content=content)
+        answer = await (waited_for(self.oauth, posting) if is_waited_for else posting)
         return answer.status_code
 
     async def refused(self) -> McpFailed:

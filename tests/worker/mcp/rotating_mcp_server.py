@@ -23,6 +23,9 @@ class Person:
     url: str
     seconds: float  # that an access token lives
     issued: int = 0  # tokens; the server accepts the last ones only
+    revoked: int = 0  # how many of the access tokens it refuses in any case
+    #: Called before the response to a refresh.
+    on_refresh: Callable[[], None] = lambda: None
     grant: Mapping[str, Any] | None = None
     received: Queue[dict[str, Any]] = field(default_factory=Queue)
 
@@ -62,7 +65,7 @@ class Person:
 
     @property
     def has_newest(self) -> bool:
-        """Whether the tokens that the server accepts are those that are stored."""
+        """True if the tokens that the server accepts are those that are stored."""
         assert self.grant is not None
         stored: str = self.grant["tokens"]["refresh_token"]
         return f"refresh_token-{self.issued}" == stored
@@ -80,11 +83,14 @@ def rotating(on_call: Callable[[Lying], None], seconds: int, **more: Any) -> Ite
                 person.issued += 1  # whatever there was is revoked
                 handler.send(400, b'{"error": "invalid_grant"}')
             else:
-                handler.send_json(person.issue())
+                tokens = person.issue()
+                person.on_refresh()
+                handler.send_json(tokens)
             return
         handler.message = json.loads(body)
         person.received.put(handler.message)
-        if handler.headers["Authorization"] == f"Bearer access_token-{person.issued}":
+        newest = f"Bearer access_token-{person.issued}"
+        if handler.headers["Authorization"] == newest and person.issued > person.revoked:
             handler.respond(handler.message)
         else:
             handler.send(401, b"")

@@ -27,7 +27,7 @@ from arkloop.worker.mcp.open_calls import OpenCall
 from arkloop.worker.mcp.sessions import Rules, Session
 from tests.waiting import eventually
 from tests.worker.mcp.lying_mcp_server import Lying, lying
-from tests.worker.mcp.oauth_servers import CALLBACK, NOTHING, Internet, granted
+from tests.worker.mcp.oauth_servers import CALLBACK, NOTHING, Internet, granted, waited_for
 from tests.worker.mcp.sdk_server import Sdk, lie_of, server_at
 
 pytestmark = pytest.mark.processes
@@ -242,18 +242,18 @@ def test_nobody_is_asked_for_access_because_a_session_was_lost() -> None:
     async def story(url: str, known: dict[str, str]) -> None:
         session = partial(await without_refresh(), url)
         first = session()
-        await first.tools()
+        await waited_for(first.oauth, first.tools())
         known |= {"new": "second", "id": "second"}
         with pytest.raises(SessionLost):
-            await first.tools(fresh=True)
+            await waited_for(first.oauth, first.tools(fresh=True))
         second = session()
-        assert 1 == len(await second.tools())
+        assert 1 == len(await waited_for(second.oauth, second.tools()))
         await second.close()
 
         known["id"] = "of nobody"
         third = session()
         with pytest.raises(AuthorizationRequired):
-            await third.tools()
+            await waited_for(third.oauth, third.tools())
         for one in (first, third):
             await one.close()
 
@@ -269,16 +269,16 @@ def test_nobody_is_asked_for_access_by_a_call_in_a_lost_session() -> None:
     async def story(url: str, known: dict[str, str]) -> None:
         session = partial(await without_refresh(), url)
         lost = session()
-        await lie_in(lost)
+        await waited_for(lost.oauth, lie_in(lost))
         known |= {"new": "second", "id": "second"}
         with pytest.raises(SessionLost):
-            await lie_in(lost)
+            await waited_for(lost.oauth, lie_in(lost))
         assert lost.is_over
 
         known |= {"new": "third", "id": "third", "refused": "third"}
         refused = session()
         with pytest.raises(AuthorizationRequired):
-            await lie_in(refused)
+            await waited_for(refused.oauth, lie_in(refused))
         assert not refused.is_over
         for one in (lost, refused):
             await one.close()

@@ -115,7 +115,8 @@ async def booked(session: Session) -> str:
         [tool] = await session.tools()
         return {"text": text_of(await session.call("lie", {}, tool.hash, {}, call, None))}
 
-    call.begin(work())
+    oauth = session.oauth
+    call.begin(work() if oauth is None else oauth.keepers.during(call, lambda: None, work()))
     try:
         [asked] = (await call.outcome())["required"]["asked"]
         assert "seats" == asked["prompt"]

@@ -21,6 +21,7 @@ from tests.worker.mcp.oauth_servers import (
     Process,
     granted,
     in_loop,
+    waited_for,
 )
 
 
@@ -278,7 +279,7 @@ def test_an_authorization_server_inside_is_not_connected_to() -> None:
         answering = asyncio.to_thread(lambda: refuse(listening[0].accept()[0]))
         session = Session(server, rules)
         with pytest.raises(McpFailed) as failed:
-            await asyncio.gather(session.tools(), answering)
+            await asyncio.gather(waited_for(session.oauth, session.tools()), answering)
         await session.close()
         return str(failed.value)
 
@@ -314,11 +315,12 @@ def test_a_token_does_not_follow_a_redirect_to_another_server(status: int) -> No
         server = Server(
             org_id=new_id(), config_id=new_id(), name="v", url=url, oauth=oauth, headers=headers
         )
+        grant = await granted(Internet())
         session = Session(server, Rules(Policy.of(["127.0.0.1/32"]), stdio=False))
         assert session.oauth is not None
-        session.oauth.take({**NOTHING, "grant": await granted(Internet())})
+        session.oauth.take({**NOTHING, "grant": grant})
         with pytest.raises(McpFailed) as failed:
-            await session.tools()
+            await waited_for(session.oauth, session.tools())
         await session.close()
         return str(failed.value)
 

@@ -324,6 +324,36 @@ def test_a_continued_call_has_no_access_to_another_address(
     assert ["Bearer access_token-1"] == seen
 
 
+def test_replies_to_two_questions_have_access(http_client: McpClient) -> None:
+    """A call asks both at once; the second is shown before the server refuses the first reply, as
+    only the server knows that the token is over.
+    """
+
+    def ask_both(handler: Lying) -> None:
+        handler.ask("1")
+        handler.say(handler.question("2"))
+        replies = [handler.replies[text].get()["result"]["content"]["n"] for text in ("1", "2")]
+        said = [{"type": "text", "text": json.dumps(replies)}]
+        handler.say({"id": handler.message["id"], "result": {"content": said}})
+
+    with rotating(ask_both, seconds=3600) as person:
+        assert person.grant is not None
+        person.grant = {**person.grant, "expires_at": None, "obtained_at": 0.0}
+        how: dict[str, Any] = {"run_id": str(new_id()), "access": person}
+        [tool] = http_client.tools(person.server, access=person)
+        how["pinned"] = tool.hash
+
+        def reply(required: InputRequired, n: str) -> Any:
+            given = replies_to(required, {"action": "accept", "content": {"n": n}})
+            return http_client.call(person.server, "lie", {}, replies=given, **how)
+
+        first = asked(lambda: http_client.call(person.server, "lie", {}, **how))
+        person.revoked = person.issued
+        second = asked(lambda: reply(first, "a"))
+        assert 2 == person.issued and person.has_newest
+        assert ["a", "b"] == json.loads(reply(second, "b"))
+
+
 def test_a_call_that_fails_for_want_of_a_visit_is_made_again_after_it(odd: Odd) -> None:
     """Servers of 2025-11-25 let people authorize them; a visit that is declined fails the call."""
     required = asked(lambda: odd.call("visit"))

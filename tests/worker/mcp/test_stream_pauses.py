@@ -13,7 +13,7 @@ from arkloop.worker.mcp import stream_pauses
 from arkloop.worker.mcp.checked_http import CheckedClient
 from arkloop.worker.mcp.sessions import Rules, Session
 from tests.worker.mcp.lying_mcp_server import Lying
-from tests.worker.mcp.oauth_servers import CALLBACK, NOTHING, Internet, granted
+from tests.worker.mcp.oauth_servers import CALLBACK, NOTHING, Internet, granted, waited_for
 from tests.worker.mcp.sdk_server import server_at
 from tests.worker.mcp.test_checked_http_streams import (
     POLICY,
@@ -95,7 +95,7 @@ def test_a_stream_is_opened_again_with_the_next_token(
         session = Session(server, Rules(POLICY, stdio=False))
         assert session.oauth is not None
         session.oauth.take({**NOTHING, "grant": grant})
-        await session.tools()
+        await waited_for(session.oauth, session.tools())
         await asyncio.to_thread(is_open.wait, 20)
         expires_at = time.time() - 1 if is_expiry_known else None
         session.oauth.take({**NOTHING, "grant": {**grant, "id": "2", "expires_at": expires_at}})
@@ -108,3 +108,18 @@ def test_a_stream_is_opened_again_with_the_next_token(
     with asking(break_off_later, opens=opens, do_POST=post) as url:
         assert "3" == asyncio.run(story(url))
     assert new == sent[-1]
+
+
+def test_a_stream_without_a_token_is_opened_again() -> None:
+    """A server may require access for some of its tools alone, and others may ask."""
+
+    async def story(url: str) -> str:
+        oauth = {"client_id": "own", "client_secret": None, "redirect_uri": CALLBACK}
+        server = dataclasses.replace(server_at(url), oauth=oauth)
+        session = Session(server, Rules(POLICY, stdio=False))
+        assert session.oauth is not None
+        session.oauth.take(NOTHING)
+        return await booked(session)
+
+    with asking(break_off) as url:
+        assert "3" == asyncio.run(story(url))
