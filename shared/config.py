@@ -345,10 +345,10 @@ class _Reader:
         for origin in given:
             if "*" in origin:
                 why = "is not allowed: list each origin whose pages may call the API"
-            elif not (form := origins.ORIGIN.fullmatch(origin)):
+            elif not origins.ORIGIN.fullmatch(origin):
                 why = "is not an origin such as https://app.example.com, in lower case"
-            elif (form["scheme"], form["port"]) in (("http", "80"), ("https", "443")):
-                why = "must leave out the default port, as browsers do"
+            elif (sent := origins.as_sent(origin)) != origin:
+                why = f"must be {sent!r}, as browsers send it"
             else:
                 continue
             self.problems.append(f"{name}: {origin!r} {why}")

@@ -33,6 +33,7 @@ from arkloop.api.http.fields import Id
 from arkloop.api.http.idempotency import refuse_key
 from arkloop.api.http.json_body import query_args, read_body
 from arkloop.api.http.schema import Schema
+from arkloop.shared import origins
 from arkloop.shared.accounts import (
     accounts,
     identities,
@@ -334,8 +335,10 @@ def _may_return_to(provider: Row[Any], url: str) -> bool:
     """
     if not re.fullmatch(r"[\x21\x22\x24-\x5b\x5d-\x7e]+", url):  # no `#`, no backslash, no spaces
         return False
-    origins = {*settings().cors_origins, provider.own_url or settings().public_url}
-    return any(origin and url.startswith(origin + "/") for origin in origins)
+    allowed = [*settings().cors_origins]
+    if (public := provider.own_url or settings().public_url) is not None:
+        allowed += [public, origins.as_sent(public)]
+    return any(url.startswith(origin + "/") for origin in allowed)
 
 
 def _redirect_uri(provider: Row[Any]) -> str:

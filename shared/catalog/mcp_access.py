@@ -20,6 +20,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, delete, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 
+from arkloop.shared import origins
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import McpStateInvalid, OrgSuspended, Unavailable
 from arkloop.shared.sealing import org_keys
@@ -55,9 +56,11 @@ def owner_of(end_user_id: str | None, user_id: UUID | None) -> str:
 def redirect_uri(settings: Settings, own_url: str | None) -> str | None:
     """Return the address that authorization servers send people back to, None without one.
 
-    `own_url` is that of the org.
+    `own_url` is that of the org. The SDK writes it into pages in the form that browsers send.
     """
-    return org_urls.address(settings, own_url, CALLBACK_PATH)
+    origin = own_url or settings.public_url
+    sent = None if origin is None else origins.as_sent(origin)
+    return org_urls.address(settings, sent, CALLBACK_PATH)
 
 
 # ---- grants --------------------------------------------------------------------------

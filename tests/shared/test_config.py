@@ -115,8 +115,10 @@ def test_a_key_that_no_header_can_carry_is_refused(name: str, key: str) -> None:
         ("https://app.example.com/", "is not an origin"),
         ("https://App.example.com", "is not an origin"),
         ("https://user@app.example.com", "is not an origin"),
-        ("https://app.example.com:443", "must leave out the default port"),
-        ("http://app.example.com:80", "must leave out the default port"),
+        ("https://app.example.com:443", "must be 'https://app.example.com', as browsers send it"),
+        ("http://app.example.com:80", "must be 'http://app.example.com', as browsers send it"),
+        ("https://[2001:0db8::1]", "must be 'https://[2001:db8::1]', as browsers send it"),
+        ("https://192.168.1", "must be 'https://192.168.0.1', as browsers send it"),
     ],
 )
 def test_an_origin_that_no_browser_sends_is_refused(origin: str, why: str) -> None:

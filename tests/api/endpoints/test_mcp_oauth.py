@@ -1,5 +1,6 @@
 """OAuth of MCP servers: what a config takes and shows, and what the callback refuses."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +23,7 @@ from arkloop.shared.storage import org_urls
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.times import rfc3339
 from tests.clients import User, details_of, error_of
+from tests.worker.mcp.oauth_servers import Internet, Process
 
 PATH, CALLBACK = "/v1/mcp-configs", "/v1/mcp-oauth/callback"
 URL = "https://mcp.example.com/mcp"
@@ -111,6 +113,26 @@ def test_people_come_back_to_the_public_url_of_their_org(
     assert "https://acme.runs.example.com/arkloop/v1/mcp-oauth/callback" == found["redirect_uri"]
     with without(connections, "public_url"):
         made(alice, {}, name="second")
+
+
+@pytest.mark.parametrize("public_url", ["https://acme.example.com:443", "https://[2001:0db8::1]"])
+def test_an_admin_is_shown_a_page_that_the_session_has_made(
+    connections: Connections, alice: User, public_url: str
+) -> None:
+    """The SDK writes the redirect URI as browsers do, however the operator has set its origin."""
+    config = made(alice, {})
+    with connections.transaction() as tx:
+        org_urls.change(tx, alice.org_id, public_url)
+        row = mcp_configs.of_id(tx.sql, UUID(config["id"]))
+    assert row is not None
+    oauth = mcp_secrets.oauth_of(connections.settings, row) or {}
+    process = Process(Internet(), {}, redirect_uri=str(oauth["redirect_uri"]))
+    page = {**asyncio.run(process.asked()), "server_url": URL}
+    with connections.transaction() as tx:
+        mcp_access.request(tx, alice.org_id, row.id, mcp_access.OPERATOR, None, page)
+
+    shown = alice.get(f"{PATH}/{config['id']}").json or {}
+    assert page["url"] == shown["oauth"]["authorization_url"]
 
 
 def test_another_address_gets_neither_the_secret_nor_the_access(

@@ -68,6 +68,20 @@ def test_people_log_in_at_the_public_url_of_their_org(
     assert 200 == tokens.status_code, tokens.text
 
 
+def test_a_login_begins_at_the_public_url_as_browsers_write_it(
+    org: User, provider: IdentityProvider, app: Flask, connections: Connections
+) -> None:
+    """It was set with the default port; the redirect URI stays as it was registered."""
+    with_port = f"{ACME}:443"
+    give(connections, org, with_port)
+    for public_url in (ACME, with_port):
+        began = begun(app.test_client(), org, ACME, f"{public_url}/console")
+        assert 200 == began.status_code, began.text
+        query = parse_qs(urlsplit((began.json or {})["authorization_url"]).query)
+        assert [with_port + CALLBACK] == query["redirect_uri"]
+    assert ["return_to"] == list(details_of(begun(app.test_client(), org, ACME, f"{ACME}:8443/")))
+
+
 def test_a_login_leads_to_no_public_url_of_another_org(
     org: User, provider: IdentityProvider, app: Flask, connections: Connections, register: Register
 ) -> None:
