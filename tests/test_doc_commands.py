@@ -27,6 +27,9 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "bench" /
 SHELLS = {"sh", "bash", "console"}
 #: What a fence may say: a block of commands must not hide in one without a language.
 LANGUAGES = SHELLS | {"json", "js", "python", "sql", "text", "toml", "ts", "tsx", "yaml"}
+#: In a here-document and in single quotes a shell finds no history and no comments.
+HERE_DOCUMENT = re.compile(r"<<-?'?(\w+)'?.*?^\s*\1$", re.DOTALL | re.MULTILINE)
+QUOTED = re.compile(r"""(?P<double>"(?:\\.|[^"\\])*")|'[^']*'|\\.""", re.DOTALL)
 #: curl of the pages prints no progress, fails with an error response, and uses no proxy.
 CURLRC = 'silent\nshow-error\nfail-with-body\nmax-time = 60\nnoproxy = "*"\n'
 
@@ -61,6 +64,12 @@ def blocks(page: Path) -> list[Block]:
 
 def commands(page: Path) -> list[Block]:
     return [block for block in blocks(page) if block.language in SHELLS]
+
+
+def shell_texts(page: Path) -> list[str]:
+    """Return the commands of a page, also those of lists, which are indented."""
+    shells = "|".join(sorted(SHELLS))
+    return re.findall(rf"^ *```(?:{shells})\n(.*?)^ *```$", page.read_text(), re.DOTALL | re.M)
 
 
 def script_of(page: Path) -> str:
@@ -188,6 +197,23 @@ def test_commands_that_are_not_run_are_valid_shell(page: Path) -> None:
     for block in commands(page):
         checked = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True)
         assert 0 == checked.returncode, f"{name_of(page)}:{block.line}: {checked.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_an_exclamation_mark_recalls_no_command(page: Path) -> None:
+    """An interactive zsh replaces `!word` by an earlier command; `!"` does not end the quotes."""
+    texts = [HERE_DOCUMENT.sub("", text) for text in shell_texts(page)]
+    texts = [QUOTED.sub(lambda each: each["double"] or "", text) for text in texts]
+
+    assert [] == [each for text in texts for each in re.findall(r".*!(?![\s=(;}]).*", text)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_variable_before_a_colon_has_braces(page: Path) -> None:
+    """In zsh `:c`, `:r`, `:s` and `:t` after `$NAME` change its value, also within quotes."""
+    found = [each for text in shell_texts(page) for each in re.findall(r"\$\w+:[a-zA-Z]", text)]
+
+    assert [] == found
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
