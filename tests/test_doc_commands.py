@@ -176,6 +176,26 @@ def test_the_webhooks_page_works_again(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "secret"), [("webhooks.md", "webhook-secret"), ("http-tools.md", "signing-secret")]
+)
+def test_a_secret_outlives_a_rotation_that_fails(tmp_path: Path, name: str, secret: str) -> None:
+    """The file has the working secret until a response has brought the next one."""
+    (tmp_path / ".arkloop").mkdir()
+    for file, content in ((secret, "whsec_old"), (".arkloop/api-key", "key"), ("tool.json", "{}")):
+        (tmp_path / file).write_text(content)
+    texts = shell_texts(ROOT / "docs" / "how-to" / name)
+    [rotation] = [text for text in texts if ":rotate-secret" in text]
+    script = f"{texts[1].partition('curl')[0]}WEBHOOK=1\n{rotation}".replace(
+        "http://127.0.0.1:8080", f"http://127.0.0.1:{closed_port()}"
+    )
+
+    # Without `-e`, as in the shell of a reader.
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, timeout=60)
+
+    assert "whsec_old" == (tmp_path / secret).read_text()
+
+
+@pytest.mark.parametrize(
     ("name", "server"), [("reference/http-api.md", "archive"), ("how-to/mcp.md", "files")]
 )
 def test_the_examples_of_mcp_servers_end_where_there_is_none(
