@@ -24,6 +24,9 @@ pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "bench" / "README.md"])
+#: Also those of clients and examples, whose commands are not executed here.
+LISTED = subprocess.check_output(["git", "ls-files", "*.md"], cwd=ROOT, text=True)
+ALL_PAGES = [ROOT / name for name in LISTED.splitlines()]
 SHELLS = {"sh", "bash", "console"}
 #: What a fence may say: a block of commands must not hide in one without a language.
 LANGUAGES = SHELLS | {"json", "js", "python", "sql", "text", "toml", "ts", "tsx", "yaml"}
@@ -219,7 +222,7 @@ def test_commands_that_are_not_run_are_valid_shell(page: Path) -> None:
         assert 0 == checked.returncode, f"{name_of(page)}:{block.line}: {checked.stderr}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=name_of)
 def test_an_exclamation_mark_recalls_no_command(page: Path) -> None:
     """An interactive zsh replaces `!word` by an earlier command; `!"` does not end the quotes."""
     texts = [HERE_DOCUMENT.sub("", text) for text in shell_texts(page)]
@@ -228,12 +231,20 @@ def test_an_exclamation_mark_recalls_no_command(page: Path) -> None:
     assert [] == [each for text in texts for each in re.findall(r".*!(?![\s=(;}]).*", text)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=name_of)
 def test_a_variable_before_a_colon_has_braces(page: Path) -> None:
     """In zsh `:c`, `:r`, `:s` and `:t` after `$NAME` change its value, also within quotes."""
     found = [each for text in shell_texts(page) for each in re.findall(r"\$\w+:[a-zA-Z]", text)]
 
     assert [] == found
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=name_of)
+def test_commands_have_no_comments(page: Path) -> None:
+    """An interactive zsh takes `#` and the words after it for arguments, or for a command."""
+    texts = [QUOTED.sub("", HERE_DOCUMENT.sub("", text)) for text in shell_texts(page)]
+
+    assert [] == [each for text in texts for each in re.findall(r"(?<!\S)#.*", text)]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
