@@ -1,5 +1,6 @@
 """The commands in the documents work: they are executed, page by page, against a real service."""
 
+import json
 import os
 import re
 import shutil
@@ -192,12 +193,37 @@ def test_the_commands_of_a_page_work(service: Service, page: Path) -> None:
     assert set() == service.failed_runs() - before
 
 
-def test_the_webhooks_page_works_again(service: Service) -> None:
-    """A reader may begin it anew in the folder that has its files already."""
+@pytest.mark.parametrize(
+    ("name", "created", "secret"),
+    [
+        ("webhooks.md", "webhook.json", "webhook-secret"),
+        ("http-tools.md", "tool.json", "signing-secret"),
+        ("mcp.md", None, None),
+        ("connect-a-model.md", None, None),
+    ],
+)
+def test_a_page_works_again(
+    service: Service, name: str, created: str | None, secret: str | None
+) -> None:
+    """A reader may begin it anew, where its files and what it has created are there already; each
+    time its last step leaves another secret than the first one, if it has any.
+    """
     for _ in range(2):
-        done = service.execute(script_of(ROOT / "docs" / "how-to" / "webhooks.md"))
+        done = service.execute(script_of(ROOT / "docs" / "how-to" / name))
 
         assert 0 == done.returncode, f"{done.stderr}\n{done.stdout[-2000:]}"
+        if created and secret:
+            first = json.loads((service.folder / created).read_text())["signing_secret"]
+            assert first != (service.folder / secret).read_text().strip()
+
+
+def test_the_page_of_http_tools_uses_the_service_that_it_names(service: Service) -> None:
+    """Its commands reach the address that it names, also where ARKLOOP_URL leads elsewhere."""
+    elsewhere = f"export ARKLOOP_URL=http://127.0.0.1:{closed_port()}\n"
+
+    done = service.execute(elsewhere + script_of(ROOT / "docs" / "how-to" / "http-tools.md"))
+
+    assert 0 == done.returncode, f"{done.stderr}\n{done.stdout[-2000:]}"
 
 
 @pytest.mark.parametrize(
