@@ -32,6 +32,7 @@ PLACES = (
     (f"{CHART}/Chart.yaml", r"^version: (.+)$"),
     (f"{CHART}/Chart.yaml", r'^appVersion: "(.+)"$'),
     ("compose.yaml", r"^  image: arkloop-runs:(.+)$"),
+    ("docs/how-to/plugins.md", r"^FROM arkloop-runs:(.+)$"),
 )
 
 

@@ -196,6 +196,47 @@ def test_an_operators_settings_are_what_the_processes_read() -> None:
     )
 
 
+class Override(yaml.SafeLoader):
+    """A reader of Compose files in which `!reset` removes a value."""
+
+
+Override.add_constructor("!reset", lambda _loader, _node: None)
+
+
+def test_the_guides_ways_to_plugins_reach_the_processes() -> None:
+    """Every override of the guide names a folder that web and worker have, and Compose does not
+    build an image of one's own from this repository: `compose.yaml` hides an image's variable.
+    """
+    page = (ROOT / "docs/how-to/plugins.md").read_text()
+    overrides = re.findall(r"^```yaml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    copied = re.findall(r"^COPY \S+ (\S+)$", page, re.MULTILINE)
+
+    assert 2 == len(overrides)
+    for services in (yaml.load(text, Override)["services"] for text in overrides):
+        for name in ("web", "worker"):
+            own = services[name]
+            folder = (SERVICES[name]["environment"] | own["environment"])["ARKLOOP_PLUGINS"]
+            if "image" in own:
+                assert (own["build"], [folder]) == (None, copied)
+            else:
+                assert folder in [volume.split(":")[1] for volume in own["volumes"]]
+
+
+def test_the_guides_image_of_plugins_can_be_built_and_is_what_runs() -> None:
+    """Packages are installed by root, who owns the environment, and processes have the user of
+    Compose; its folder is not that of this repository, whose `.dockerignore` hides plugins.
+    """
+    page = (ROOT / "docs/how-to/plugins.md").read_text()
+    [dockerfile] = re.findall(r"^```text\n(FROM .*?)^```$", page, re.DOTALL | re.MULTILINE)
+    [(tag, folder)] = re.findall(r"^docker build --tag (\S+) (\S+)$", page, re.MULTILINE)
+    installs, _, rest = dockerfile.partition("RUN pip install ")
+
+    assert installs.endswith("\nUSER root\n")
+    assert [SERVICES["web"]["user"]] == re.findall(r"^USER (\S+)$", rest, re.MULTILINE)
+    assert {tag} == set(re.findall(r"^    image: (\S+)$", page, re.MULTILINE))
+    assert not (ROOT / folder).exists()
+
+
 def interpolated(value: str, given: dict[str, str]) -> str:
     """Interpolate as compose does: `${NAME:?word}` and `${NAME:-default}`."""
 
