@@ -214,6 +214,29 @@ def test_the_ingress_of_the_guide_passes_files_and_logs_no_tickets() -> None:
     }
 
 
+def test_the_guide_keeps_its_values_in_one_file() -> None:
+    """An upgrade has the values of the installation and those of each later section, where Helm
+    would forget what was set by an argument alone.
+    """
+    guide = (ROOT / "docs/how-to/kubernetes.md").read_text()
+    commands = re.findall(r"^helm (?:install|upgrade) .*", guide.replace("\\\n", ""), re.MULTILINE)
+    chart = yaml.safe_load((CHART / "values.yaml").read_text())
+    files = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```", guide, re.DOTALL | re.MULTILINE))
+
+    assert commands and all(command.endswith(" --values values.yaml") for command in commands)
+    values: dict[str, Any] = {}
+    for file in files:
+        if file.keys() <= chart.keys():
+            assert not file.keys() & values.keys()
+            values |= file
+            result = rendered(values)
+            assert ([], []) == (result["lint"], result["invalid"])
+            for name, _, container in pods(result["documents"]):
+                url = {"name": "ARKLOOP_PUBLIC_URL", "value": "https://runs.example.com"}
+                assert name == "migrate" or url in container["env"]
+    assert "ingress" in values
+
+
 def migration_env(values: dict[str, Any]) -> list[dict[str, Any]] | None:
     """Return the variables of the migration's container, None if it has none of its own."""
     result = rendered(values)
