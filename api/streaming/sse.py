@@ -21,6 +21,10 @@ HEADERS = {
 RETRY = b"retry: 1000\n"
 #: Like `PING`, no frame.
 HELLO = b": ok\n"
+#: Seconds of silence before each extra ping to WebKit, after a piece. Until August 2026 its `fetch`
+#: withholds what arrives while the page is busy, until more arrives (bugs.webkit.org/322545). Each
+#: pause is longer than the one before, as a page may still be busy when the first ping arrives.
+WEBKIT_PING_SECONDS = (0.2, 0.4, 0.8, 1.6)
 
 
 def reopening(cursor: int | str) -> bytes:
@@ -55,6 +59,7 @@ def stream(
     or None if the stream is complete. Such a stream is broken off wherever it is interrupted.
     """
     is_chunked = environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
+    pauses = WEBKIT_PING_SECONDS if _is_webkit(environ.get("HTTP_USER_AGENT", "")) else ()
     environ.clear()
     del environ
     if (client := watch.connection) is not None:
@@ -67,10 +72,11 @@ def stream(
         yield opening
         opening = b""  # a protocol's may have kilobytes
         first = RETRY
+        until_ping = iter(pauses)
         is_whole = False
         while not is_whole:
             while not watch.is_over:
-                page = hub.next_page(watch)
+                page = hub.next_page(watch, next(until_ping, -1.0))
                 while page is None and watch.is_idle and not watch.is_over:
                     watch.is_idle = False
                     hub.expect_page(watch)
@@ -81,6 +87,7 @@ def stream(
                     for piece in pieces(page):
                         yield first + piece if first else piece
                         first = b""
+                    until_ping = iter(pauses)
                     # They would be kept for as long as nothing new comes.
                     page, piece = None, b""
                 elif not watch.is_over:
@@ -95,6 +102,7 @@ def stream(
             if sent:
                 yield first + sent
                 first = b""
+                until_ping = iter(pauses)
         if not is_whole and watch.connection is not None:
             _break_off(watch.connection, is_chunked=is_chunked)
     except GeneratorExit:  # a write has failed, also that to a client that has taken nothing
@@ -107,6 +115,11 @@ def stream(
             watch.connection.settimeout(before)
         if watch.has_left and not watch.is_complete:
             on_leave()
+
+
+def _is_webkit(user_agent: str) -> bool:
+    """Return whether the client is WebKit; Chromium's `User-Agent` contains `AppleWebKit/`, too."""
+    return "AppleWebKit/" in user_agent and "Chrome/" not in user_agent
 
 
 def _break_off(client: socket.socket, *, is_chunked: bool) -> None:

@@ -170,7 +170,8 @@ class Watch:
 
         Without `seconds` there is no limit.
         """
-        self._wake.acquire(timeout=seconds)
+        if not self._wake.acquire(timeout=seconds) and not self._wake.locked():
+            self._wake.acquire()  # woken just as the time ran out
         self.waits = False
         page, self._page = self._page, None
         if page is not None:

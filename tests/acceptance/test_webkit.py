@@ -1,4 +1,6 @@
-"""EventSource in WebKitGTK, which keeps what it has read of a frame when its connection is cut."""
+"""Streams in WebKitGTK: it keeps what it has read of a frame when the connection is cut, and its
+`fetch` withholds the end of what has arrived.
+"""
 
 import json
 import os
@@ -6,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 from arkloop.cli.dev.embedded_server import free_port
 from tests.acceptance.streamed_runs import LONG
 from tests.app_page import app_page
-from tests.caller import Caller
+from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
 from tests.system import System
 from tests.waiting import eventually
@@ -30,6 +33,28 @@ pytestmark = [
         reason="WebKitGTK is not installed: make test-webkit",
     ),
 ]
+
+#: Reads the stream as the console and the TypeScript client do.
+_FOLLOW = """
+const [path, token] = arguments
+window.seen = []
+const read = async () => {
+  const response = await fetch(path, {headers: {Authorization: `Bearer ${token}`}})
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader()
+  let text = ''
+  for (;;) {
+    const {value, done} = await reader.read()
+    if (done) return
+    text += value
+    const frames = text.split('\\n\\n')
+    text = frames.pop()
+    for (const frame of frames) seen.push(JSON.parse(frame.match(/^data: (.*)$/m)[1]).type)
+  }
+}
+read()
+"""
+#: Less than until the ping of an idle stream.
+SOON = 3
 
 
 @dataclass(frozen=True)
@@ -122,3 +147,23 @@ def test_a_browser_resumes_after_frames_that_were_cut(
     events = [[sent["seq"], sent] for sent in user.events(run_id)]
     assert [str(seq) for seq, _ in events] == [id_ for id_, _ in seen]
     assert events == [[int(id_), json.loads(data)] for id_, data in seen]
+
+
+def test_what_is_sent_last_is_not_withheld(user: Caller, webkit: WebKit) -> None:
+    """Ends and requests for approval, each sent together with other events, and then silence."""
+    webkit.open(f"{user.url}/console")
+    thread_id = user.thread()
+    webkit.run(_FOLLOW, f"/v1/threads/{thread_id}/events", user.token)
+
+    def is_shown(kind: str, times: int) -> bool:
+        return bool(times == webkit.run("return seen").count(kind))
+
+    asking = script({"say": "One moment."}, {"tool": "calculator", "args": {"expression": "6*7"}})
+    for number in range(1, 6):
+        user.ended(user.start(thread_id, message="hello"))
+        eventually(partial(is_shown, "run.completed", number), seconds=SOON)
+        waiting = user.start(thread_id, message=asking, persona_id="careful")
+        user.until(waiting, "phase", "waiting")
+        eventually(partial(is_shown, "run.waiting_for_input", number), seconds=SOON)
+        user.cancel(waiting)
+        user.ended(waiting)

@@ -21,7 +21,7 @@ const TERMINAL_TYPES: ReadonlySet<string> = new Set(["run.completed", "run.faile
 const PASSING: ReadonlySet<number> = new Set([408, 502, 503, 504, 520, 521, 522, 523, 524, 530])
 /** Codes of an address that the service does not have, as with a base address that ends in `/v1`. */
 const NO_ENDPOINT: ReadonlySet<string> = new Set(["http.not_found", "http.method_not_allowed"])
-/** The service sends a ping every 10 s: a stream that is silent for this long is lost. */
+/** The service sends a ping after 10 s in which nothing was sent: a stream that is silent for this long is lost. */
 const SILENCE_MS = 30_000
 const LONGEST_PAUSE_MS = 10_000
 

@@ -90,6 +90,7 @@ class Client:
 
     hub: StreamHub
     watch: Watch
+    user_agent: str = ""
     pieces: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -109,7 +110,9 @@ class Client:
         return self.received
 
     def _take(self) -> None:
-        stream: Iterator[bytes] = sse.stream(self.hub, self.watch, {})
+        stream: Iterator[bytes] = sse.stream(
+            self.hub, self.watch, {"HTTP_USER_AGENT": self.user_agent}
+        )
         for piece in stream:
             self.pieces.append(piece)
             self.may_take.wait()

@@ -33,6 +33,19 @@ for wake in (Watch.end, Watch.interrupt, Watch.leave, Watch.wake):
         print("not parked")
 """
 
+_GIVEN_AS_TIME_RUNS_OUT = """
+from gevent import monkey; monkey.patch_all()
+import gevent
+from uuid import uuid4
+from arkloop.api.streaming.stream_pages import Page
+from arkloop.api.streaming.watch import Watch
+
+watch, page = Watch(uuid4(), None), Page(b"data: a", 1, 1, False)
+gevent.spawn_later(0.01, monkey.get_original("time", "sleep"), 0.1)  # until both are overdue
+gevent.spawn_later(0.04, watch.give, page)
+print(watch.wait(0.05) is page, gevent.with_timeout(0.05, watch.wait, timeout_value="waits"))
+"""
+
 
 def test_a_stream_that_is_woken_while_it_is_parked_runs_again() -> None:
     """No wake-up is lost between the look at the watch and its parking."""
@@ -41,6 +54,15 @@ def test_a_stream_that_is_woken_while_it_is_parked_runs_again() -> None:
     )
 
     assert ["1"] * 4 == done.stdout.split()
+
+
+def test_a_page_given_as_the_time_runs_out_wakes_once() -> None:
+    """The next wait would end at once, and a ping follow the page."""
+    done = subprocess.run(
+        [sys.executable, "-c", _GIVEN_AS_TIME_RUNS_OUT], capture_output=True, text=True, check=True
+    )
+
+    assert ["True", "waits"] == done.stdout.split()
 
 
 @pytest.mark.parametrize(("parked", "is_idle"), [(MOST_PARKED - 1, True), (MOST_PARKED, False)])

@@ -4,7 +4,7 @@ import { reached } from "./reached.js"
 import { SignedOut } from "./refusals.js"
 import { frames } from "./sse.js"
 
-/** The service pings every 10 s: a connection that is silent for longer than this is dead. */
+/** The service pings after 10 s in which nothing was sent: a connection that is silent for longer than this is dead. */
 const SILENCE_MS = 25_000
 const MOST_PAUSE_MS = 10_000
 /** A tab that is hidden for longer leaves its connection to others: over HTTP/1.1, all tabs have six. */
