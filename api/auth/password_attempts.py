@@ -43,8 +43,7 @@ class PasswordAttempts:
 
     def forget(self, whose: str | UUID) -> None:
         """Forget the attempts for this login or user id: the last one had the right password."""
-        name = _name(whose)
-        self._limiter.ask(lambda limiter: limiter.clear(_LIMIT, name))
+        self._limiter.forget(_LIMIT, _name(whose))
 
 
 def password_attempts() -> PasswordAttempts:

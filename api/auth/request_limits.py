@@ -59,6 +59,7 @@ class _Window:
     limit: int = 0  # by which it took what is left
     left: int = 0  # taken and not given out
     elsewhere: int = 0  # what nobody had taken when the process last took some
+    is_own: bool = False  # taken from the counts of this process alone, without Redis
     is_used_up: bool = False
     #: Held while more is taken: else each waiting request would take a part of its own.
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -123,10 +124,13 @@ class RequestLimits:
 
     def _remaining(self, subject: UUID, limit: int, now: float) -> int:
         number = _number(subject, now)
-        taken = self._limiter.ask(lambda limiter: limiter.storage.get(_key(subject, number)))
         window = self._window(subject)
-        own = window.left if window.number == number else 0
-        return max(0, limit - taken) + own
+        is_present = window.number == number
+        # A full Redis responds, too, without what it has rejected.
+        ask = self._limiter.ask_own if is_present and window.is_own else self._limiter.ask
+        taken = ask(lambda limiter: limiter.storage.get(_key(subject, number)))
+        # No more than the limit, also if Redis has lost its counts since.
+        return min(limit, max(0, limit - taken) + (window.left if is_present else 0))
 
     def _limits_of(self, actor: Actor) -> Iterator[tuple[Policy, UUID, int]]:
         limits = actor.limits or self._of_settings
@@ -160,14 +164,14 @@ class RequestLimits:
         part = max(1, limit // PARTS)
         key = _key(subject, window.number)
 
-        def take(limiter: RateLimiter) -> tuple[int, int]:
-            """Return how many were taken, and how many are left for others."""
+        def take(limiter: RateLimiter) -> tuple[int, int, bool]:
+            """Return how many were taken, how many are left for others, and `is_own`."""
             is_own = isinstance(limiter.storage, MemoryStorage)
             most = ceil(limit / self._processes) if is_own else limit
             taken = limiter.storage.incr(key, 2 * WINDOW_SECONDS, part)
-            return max(0, min(part, most - (taken - part))), max(0, most - taken)
+            return max(0, min(part, most - (taken - part))), max(0, most - taken), is_own
 
-        window.left, window.elsewhere = self._limiter.ask(take)
+        window.left, window.elsewhere, window.is_own = self._limiter.ask(take)
         window.is_used_up = window.left == 0
 
 

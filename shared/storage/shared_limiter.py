@@ -52,17 +52,35 @@ class SharedLimiter:
             return answer
         except (redis.RedisError, StorageError) as error:
             self._outage.failed("Redis unavailable: rate limits are per process: %s", error)
-            return question(self._own)
+            return self.ask_own(question)
+
+    def ask_own(self, question: Callable[[RateLimiter], T]) -> T:
+        """Return what `question` gets from the limiter with the counts of this process alone."""
+        return question(self._own)
 
     def hit(self, limit: RateLimitItem, name: str) -> int | None:
         """Count one; return None, or in how many seconds (at least 1) the next may come.
 
         What comes at once is counted one by one: no more than the limit get None.
         """
-        if self.ask(lambda limiter: limiter.hit(limit, name)):
-            return None
-        ends_at = self.ask(lambda limiter: limiter.get_window_stats(limit, name).reset_time)
-        return max(1, ceil(ends_at - time.time()))
+
+        def count(limiter: RateLimiter) -> int | None:
+            if limiter.hit(limit, name):
+                return None
+            # Of the same limiter: a full Redis rejects what counts, and accepts what reads.
+            try:
+                ends_at = limiter.get_window_stats(limit, name).reset_time
+            except (redis.RedisError, StorageError):
+                # Our own count would accept what everybody's has refused.
+                return limit.get_expiry()
+            return max(1, ceil(ends_at - time.time()))
+
+        return self.ask(count)
+
+    def forget(self, limit: RateLimitItem, name: str) -> None:
+        """Forget what was counted by all processes together, and by this one alone."""
+        self._own.clear(limit, name)
+        self.ask(lambda limiter: limiter.clear(limit, name))
 
     def _make_shared(self, prefix: str) -> RateLimiter:
         storage = RedisStorage(

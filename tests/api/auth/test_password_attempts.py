@@ -1,6 +1,8 @@
 """The limit on attempts to guess a password."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -12,12 +14,36 @@ from werkzeug.test import TestResponse
 from arkloop.api.auth.password_attempts import ATTEMPTS, MINUTES, PasswordAttempts
 from arkloop.shared.errors import TooManyAttempts
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.outage import Outage
 from tests.clients import PASSWORD, Register, User
 from tests.waiting import in_parallel
 
 
 def log_in(client: FlaskClient, login: str, password: str = "wrong password") -> TestResponse:
     return client.post("/v1/auth/login", json={"login": login, "password": password})
+
+
+@contextmanager
+def full(server: redis.Redis) -> Iterator[None]:
+    """Let Redis reject what counts, and accept what reads or deletes."""
+    usual = server.config_get("maxmemory*")
+    server.config_set("maxmemory-policy", "noeviction")
+    server.config_set("maxmemory", "1")
+    try:
+        yield
+    finally:
+        for name in ("maxmemory", "maxmemory-policy"):
+            server.config_set(name, str(usual[name]))
+
+
+@contextmanager
+def hiding_ends(server: redis.Redis) -> Iterator[None]:
+    """Let Redis count, and refuse to say when a count ends."""
+    server.acl_setuser("default", enabled=True, commands=["-ttl"])
+    try:
+        yield
+    finally:
+        server.acl_setuser("default", enabled=True, commands=["+ttl"])
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -114,7 +140,7 @@ def test_an_account_named_like_the_id_of_a_user_ends_no_count_of_that_user(
 def test_without_redis_a_process_counts_for_itself(connections: Connections) -> None:
     """The limit is kept by each web process, and a right password ends that count, too."""
     away = redis.Redis(host="127.0.0.1", port=1, socket_connect_timeout=0.2)
-    attempts = PasswordAttempts(replace(connections, redis=away))
+    attempts = PasswordAttempts(replace(connections, redis=away, redis_outage=Outage(60)))
     for _ in range(ATTEMPTS):
         attempts.count("somebody")
     with pytest.raises(TooManyAttempts):
@@ -123,6 +149,56 @@ def test_without_redis_a_process_counts_for_itself(connections: Connections) -> 
     attempts.forget("somebody")
 
     attempts.count("somebody")
+
+
+def test_the_right_password_ends_the_count_while_redis_is_full(
+    client: FlaskClient, alice: User, connections: Connections
+) -> None:
+    """The web process counts for itself then, and forgets what it has counted."""
+    with full(connections.redis):
+        attempts = [log_in(client, alice.login, PASSWORD) for _ in range(ATTEMPTS + 1)]
+
+    assert [200] * (ATTEMPTS + 1) == [attempt.status_code for attempt in attempts]
+
+
+def test_the_right_password_ends_what_was_counted_while_redis_was_full(
+    client: FlaskClient, alice: User, connections: Connections
+) -> None:
+    """Redis may be full again before the minutes of that count are over."""
+    with full(connections.redis):
+        for _ in range(ATTEMPTS):
+            assert 401 == log_in(client, alice.login).status_code
+    assert 200 == log_in(client, alice.login, PASSWORD).status_code
+
+    with full(connections.redis):
+        assert 200 == log_in(client, alice.login, PASSWORD).status_code
+
+
+def test_a_refusal_while_redis_is_full_has_the_time_of_the_count(
+    client: FlaskClient, alice: User, connections: Connections
+) -> None:
+    """The minutes are those in which the web process has counted."""
+    with full(connections.redis):
+        for _ in range(ATTEMPTS):
+            assert 401 == log_in(client, alice.login).status_code
+        refused = log_in(client, alice.login)
+
+    assert 429 == refused.status_code
+    assert (MINUTES - 1) * 60 < int(refused.headers["Retry-After"]) <= MINUTES * 60
+
+
+def test_a_refusal_stands_where_its_end_cannot_be_read(
+    client: FlaskClient, alice: User, connections: Connections
+) -> None:
+    """The count of the web process, which has none of these attempts, would admit the next ones."""
+    for _ in range(ATTEMPTS):
+        assert 401 == log_in(client, alice.login).status_code
+
+    with hiding_ends(connections.redis):
+        refused = log_in(client, alice.login, PASSWORD)
+
+    assert 429 == refused.status_code
+    assert str(MINUTES * 60) == refused.headers["Retry-After"]
 
 
 def test_redis_does_not_get_the_login(

@@ -21,6 +21,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.org_limits import OrgLimits
 from arkloop.shared.storage.connections import REDIS_PAUSE_SECONDS, Connections, connect_redis
 from arkloop.shared.storage.outage import Outage
+from tests.api.auth.test_password_attempts import full
 from tests.clients import Register, User, error_of
 from tests.shared_app import patient_with_redis
 from tests.stored_runs import StoredRuns
@@ -109,6 +110,38 @@ def test_without_redis_a_process_gives_out_its_share(
     actor = new_actor()
 
     assert 5 == sum(accepts(limits, actor) for _ in range(12))
+
+
+def test_uses_are_counts_of_the_process_while_redis_is_full(
+    limits_of: Callable[..., RequestLimits],
+    accepts: Callable[..., bool],
+    connections: Connections,
+) -> None:
+    """A full Redis still responds, with a count that misses what was taken meanwhile."""
+    limits, actor = limits_of(org_requests_per_minute=6000), new_actor()
+    assert all(accepts(limits, actor) for _ in range(70))
+    with full(connections.redis):
+        assert all(accepts(limits, actor) for _ in range(60 - 10 + 130))
+        [of_process] = limits.uses(actor)
+    assert all(accepts(limits, actor) for _ in range(70))
+    [of_all] = limits.uses(actor)
+
+    assert 6000 - 130 == of_process.remaining
+    assert 6000 - 140 == of_all.remaining
+
+
+def test_a_redis_that_comes_back_empty_leaves_no_more_than_the_limit(
+    limits_of: Callable[..., RequestLimits],
+    accepts: Callable[..., bool],
+    connections: Connections,
+) -> None:
+    """What the process had taken before is not added to it: the use would be less than none."""
+    limits, actor = limits_of(org_requests_per_minute=6000), new_actor()
+    assert accepts(limits, actor)
+
+    connections.redis.delete(*connections.redis.keys(f"*{actor.org_id}*"))
+
+    assert [6000] == [use.remaining for use in limits.uses(actor)]
 
 
 def test_what_a_key_is_refused_does_not_count_for_its_org(
