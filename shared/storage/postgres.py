@@ -86,7 +86,7 @@ CONNECTING = {
     "client_encoding": "UTF8",
 }
 
-# What a server that answers says when it cannot do its work (SQLSTATE). All connections of the
+# What a server that answers says when it is not the primary (SQLSTATE). All connections of the
 # pool may lead to the same place: none of them is used again.
 _NOT_THE_PRIMARY = (
     "08",  # connection exceptions, as poolers report them
@@ -95,8 +95,9 @@ _NOT_THE_PRIMARY = (
     "55000",  # "recovery is in progress"
     "57P",  # shut down, crashed, starting, database dropped
 )
-# These concern one statement or session; it is not known what state it left the session in.
-_OUT_OF_RESOURCES = (
+# These concern one statement, or a session that the server ends itself. The others still read, and
+# there may be no new ones before the disk has space.
+OUT_OF_RESOURCES = (
     "53",  # disk full, out of memory, too many connections
     "58",  # input and output errors of the system
 )
@@ -343,9 +344,10 @@ def connection_args(url: str) -> dict[str, Any]:
 
 def _end_if_outage(context: ExceptionContext) -> None:
     state = getattr(context.original_exception, "sqlstate", None) or ""
-    if context.connection is not None and state.startswith((*_NOT_THE_PRIMARY, *_OUT_OF_RESOURCES)):
+    if state.startswith(OUT_OF_RESOURCES):
+        context.invalidate_pool_on_disconnect = False
+    elif context.connection is not None and state.startswith(_NOT_THE_PRIMARY):
         context.is_disconnect = True
-        context.invalidate_pool_on_disconnect = state.startswith(_NOT_THE_PRIMARY)
 
 
 def is_outage(error: DBAPIError) -> bool:

@@ -29,6 +29,7 @@ from arkloop.shared.runs.sweep import NO_LOCK
 from arkloop.shared.storage import epoch, hosts
 from arkloop.shared.storage.keys import Keys
 from arkloop.shared.storage.postgres import (
+    OUT_OF_RESOURCES,
     SERVICE,
     BoundedConnection,
     connection_args,
@@ -116,6 +117,7 @@ class Lease:
         self._lock_key: int | None = None
         self._renewed_at = float("-inf")
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._is_registered = False  # the connection's lock is the one that the row names
         self._stopped = threading.Event()
         self._stop, self._stopping = socket.socketpair()
         self._first = threading.Event()
@@ -152,21 +154,31 @@ class Lease:
             self._thread.join(timeout)
 
     def _renew_forever(self) -> None:
+        heartbeat = self._settings.heartbeat_seconds
         while not self._stopped.is_set():
+            pause = min(RETRY_SECONDS, heartbeat)
             try:
                 self._renew()
                 self._first.set()
                 self._outage.worked()
+                pause = heartbeat
             except psycopg.Error as error:
                 self._outage.failed("renewing the lease failed: %s", error)
-                self._disconnect()
+                if not self._has_session_after(error):
+                    self._disconnect()
             except Exception:
                 log.exception("renewing the lease failed")
                 self._disconnect()
-            self._rest()
+            self._rest(pause)
         self._deregister()
         self._disconnect()
         self._stopping.close()
+
+    def _has_session_after(self, error: psycopg.Error) -> bool:
+        """Return whether to keep the session: there may be no new one until the disk has space."""
+        lacks_resources = (error.sqlstate or "").startswith(OUT_OF_RESOURCES)
+        connection = self._connection if self._is_registered and lacks_resources else None
+        return connection is not None and not connection.closed
 
     def _deregister(self) -> None:
         try:
@@ -175,17 +187,17 @@ class Lease:
         except psycopg.Error as error:
             log.warning("deregistering this worker failed; its row expires in a day: %s", error)
 
-    def _rest(self) -> None:
-        """Rest until the next heartbeat, or the loss of the connection, whose lock must be restored
+    def _rest(self, seconds: float) -> None:
+        """Rest for these seconds, or until the loss of the connection, whose lock must be restored
         before another process takes this one for dead.
         """
         if self._connection is None:
-            self._stopped.wait(min(RETRY_SECONDS, self._settings.heartbeat_seconds))
+            self._stopped.wait(seconds)
         else:
             poll = select.poll()
             for source in (self._connection, self._stopping):
                 poll.register(source.fileno(), select.POLLIN)
-            poll.poll(self._settings.heartbeat_seconds * 1000)
+            poll.poll(seconds * 1000)
 
     def _renew(self) -> None:
         # Read before the statement: the lease can only last longer than this process thinks.
@@ -233,6 +245,7 @@ class Lease:
             connection.execute(_LOCK, self._parameters())
         connection.execute(_REGISTER, self._parameters())
         connection.execute(_RENEW, self._parameters())
+        self._is_registered = True
         return connection
 
     def _open(self, args: dict[str, Any]) -> BoundedConnection:
@@ -269,6 +282,7 @@ class Lease:
         }
 
     def _disconnect(self) -> None:
+        self._is_registered = False
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -27,6 +27,15 @@ _SESSIONS = """
 SELECT l.pid FROM pg_locks l JOIN workers w
     ON l.classid = (w.lock_key >> 32)::oid AND l.objid = (w.lock_key & 4294967295)::oid
 WHERE l.locktype = 'advisory' AND l.granted AND w.id = :id
+"""
+
+# Without space, a renewal fails, or only the registration of a new session.
+_RENEWALS, _REGISTRATIONS = "NEW.seen_at <> OLD.seen_at", "NEW.lock_key <> OLD.lock_key"
+_REFUSE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE SQLSTATE '{state}'; END $$;
+CREATE TRIGGER refuse BEFORE UPDATE ON workers FOR EACH ROW WHEN ({refused})
+    EXECUTE FUNCTION refuse()
 """
 
 _WAITING_LEASES = """
@@ -202,6 +211,54 @@ def test_a_row_that_stays_locked_takes_one_connection(
             assert 1 >= (sql.scalar(text(_WAITING_LEASES)) or 0)
 
     eventually(lambda: not lease._outage.is_on)
+
+
+@contextmanager
+def refusing(settings: Settings, state: str, refused: str) -> Iterator[None]:
+    """Let Postgres refuse such changes of the workers' rows with this SQLSTATE."""
+    url = settings.database_url.replace("+psycopg", "", 1)
+    with psycopg.connect(url, autocommit=True) as sql:
+        sql.execute(_REFUSE.format(state=state, refused=refused))
+        try:
+            yield
+        finally:
+            sql.execute("DROP FUNCTION refuse CASCADE")
+
+
+@pytest.mark.owner
+@pytest.mark.parametrize("state", ["53100", "58030"])
+def test_a_renewal_without_space_keeps_the_lock(
+    state: str, connections: Connections, settings: Settings, lease_with: Callable[..., Lease]
+) -> None:
+    """There may be no new session before the disk has space, and the lock ends with the session."""
+    lease = lease_with(lease_seconds=600, heartbeat_seconds=0.5)
+    eventually(lambda: len(sessions(connections, lease)) == 1)
+    before = sessions(connections, lease)
+
+    with refusing(settings, state, _RENEWALS):
+        eventually(lambda: lease._outage._failures > 4)
+        assert before == sessions(connections, lease)
+
+    eventually(lambda: not lease._outage.is_on)
+    assert before == sessions(connections, lease)
+
+
+@pytest.mark.owner
+def test_a_session_that_was_not_registered_for_lack_of_space_is_replaced(
+    connections: Connections, settings: Settings, lease_with: Callable[..., Lease]
+) -> None:
+    """Its lock is not the one that the row names, so others would take the process for dead."""
+    lease = lease_with(lease_seconds=600, heartbeat_seconds=0.5)
+    eventually(lambda: len(sessions(connections, lease)) == 1)
+    [lost] = sessions(connections, lease)
+
+    with refusing(settings, "53100", _REGISTRATIONS):
+        with connections.reading() as sql:
+            assert sql.scalar(text("SELECT pg_terminate_backend(:pid)"), {"pid": lost})
+        eventually(lambda: lease._outage._failures > 1)
+
+    eventually(lambda: sessions(connections, lease) not in ([], [lost]))
+    assert lease.is_valid
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
