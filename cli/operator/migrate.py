@@ -3,6 +3,7 @@
 import os
 import time
 from functools import partial
+from math import isnan
 
 import click
 from psycopg.errors import LockNotAvailable
@@ -26,11 +27,18 @@ _DIRECT = "ARKLOOP_DIRECT_DATABASE_URL"
 _OF_SERVICE = ("ARKLOOP_DATABASE_URL", "DATABASE_URL")
 
 
+def _refuse_nan(_context: click.Context, _option: click.Parameter, seconds: float) -> float:
+    if isnan(seconds):
+        raise click.BadParameter("is not a number")
+    return seconds
+
+
 @click.command()
 @click.option(
     "--wait",
     "wait_seconds",
     type=click.FloatRange(0),
+    callback=_refuse_nan,
     default=15,
     show_default=True,
     help="Seconds to wait for a database that is not ready yet.",
@@ -39,9 +47,10 @@ _OF_SERVICE = ("ARKLOOP_DATABASE_URL", "DATABASE_URL")
     "--lock-wait",
     "lock_seconds",
     type=click.FloatRange(0),
+    callback=_refuse_nan,
     default=60,
     show_default=True,
-    help="Seconds to retry while another session locks a table.",
+    help="Seconds to wait for sessions that lock a table or have an older transaction open.",
 )
 @click.option(
     "--row-security",
@@ -224,7 +233,7 @@ def _reason(error: DBAPIError | StandbyLost) -> str:
         return str(error)
     if isinstance(error.orig, LockNotAvailable):
         return (
-            "another session locks a table, perhaps a dump or a long query; retry when it"
-            " has finished"
+            "another session locks a table or has an older transaction open, such as a dump or a"
+            " long query; retry when it has finished"
         )
     return hosts.failure(str(error.orig))

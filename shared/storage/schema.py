@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from psycopg.errors import LockNotAvailable
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from arkloop.shared.storage.commit_waits import require_confirmation
@@ -17,7 +18,9 @@ _MIGRATIONS = Path(__file__).parents[2] / "migrations"
 _FORM = re.compile("[0-9]{4}")  # of our versions; others' are hexadecimal by default
 _LOCK_KEY = 0x61726B6C6F6F70  # "arkloop": two migrations at once wait for each other
 #: Wait for a table's lock at most this long: every query of that table waits behind it.
-_LOCK_TIMEOUT = "1s"
+_LOCK_SECONDS = 1
+_LOCK_TIMEOUT = f"lock_timeout = '{_LOCK_SECONDS}s'"
+_MAX_MILLISECONDS = 2**31 - 1  # of a setting
 _PAUSE_SECONDS = 2.0
 _TURN_PAUSE_SECONDS = 0.25
 _REPORT_AFTER_SECONDS = 2.0
@@ -129,11 +132,12 @@ def upgrade(session: Connection, *, lock_seconds: float) -> str:
     A schema that is newer than this code stays as it is.
 
     `session`: that of `locked`; `lock_seconds`: how long to try where others hold a table, as dumps
-    do.
+    do, and to wait for their older transactions where an index is built or dropped concurrently.
 
     Raises:
-        OperationalError: the database failed; with `LockNotAvailable` as its `orig`, a table was
-            held all the time, and the migration that needs it has changed nothing.
+        OperationalError: the database failed; with `LockNotAvailable` as its `orig`, others held a
+            table, or had an older transaction open, all the time. The migration that met them can
+            be repeated, also if it has committed a part.
         StandbyLost: a migration is missing, and its commit would wait.
     """
     # Not above: every web process reads versions and none migrates, and alembic is 9 MiB there.
@@ -147,10 +151,13 @@ def upgrade(session: Connection, *, lock_seconds: float) -> str:
     def run() -> None:
         # What a try that had to wait for too long has left.
         session.rollback()
+        session.exec_driver_sql(f"SET {_LOCK_TIMEOUT}")
+        session.commit()
         command.upgrade(config, "head")
         session.commit()
 
-    session.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT}'"))
+    session.exec_driver_sql(f"SET {_LOCK_TIMEOUT}")
+    _let_indexes_wait(session, max(lock_seconds, _LOCK_SECONDS))
     # Only now: a later release may have migrated while this one waited for its turn.
     stored = current_version(session)
     if shortfall(stored) is not None:
@@ -163,6 +170,25 @@ def upgrade(session: Connection, *, lock_seconds: float) -> str:
     return stored or ""
 
 
+def _let_indexes_wait(session: Connection, seconds: float) -> None:
+    """Let each wait of a statement that builds or drops an index concurrently take `seconds`.
+
+    It waits for older transactions and snapshots, such as those of reports, and its own lock makes
+    no reader or writer queue. If it gives up, it begins anew.
+    """
+    longer = f"lock_timeout = {round(min(seconds * 1000, _MAX_MILLISECONDS))}"
+
+    def set_for_indexes(timeout: str) -> Callable[..., None]:
+        def set_timeout(_sql: Connection, cursor: Any, statement: str, *_: object) -> None:
+            if "INDEX CONCURRENTLY" in statement:
+                cursor.connection.execute(f"SET {timeout}")
+
+        return set_timeout
+
+    event.listen(session, "before_cursor_execute", set_for_indexes(longer))
+    event.listen(session, "after_cursor_execute", set_for_indexes(_LOCK_TIMEOUT))
+
+
 def change(engine: Engine, steps: Sequence[str], *, lock_seconds: float) -> None:
     """Execute these statements in one transaction. Raises: as `upgrade`."""
     with engine.connect() as sql:
@@ -171,7 +197,7 @@ def change(engine: Engine, steps: Sequence[str], *, lock_seconds: float) -> None
     def execute() -> None:
         with engine.begin() as sql:
             _set(sql, LOST_CLIENTS, is_local=True)
-            sql.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+            sql.exec_driver_sql(f"SET LOCAL {_LOCK_TIMEOUT}")
             for step in steps:
                 sql.exec_driver_sql(step)
 
