@@ -60,9 +60,8 @@ class WebhookSender:
         self._woken = threading.Event()
         self._lock = threading.Lock()
         self._busy: Counter[UUID] = Counter()  # attempts in progress, by endpoint
-        self._results: list[tuple[Row[Any], Attempt]] = []  # to be recorded
+        self._results: dict[Attempt, Row[Any]] = {}  # to be recorded
         self._has_results = threading.Event()
-        self._unrecorded = 0  # attempts in progress, and results
         self._endpoints: Mapping[UUID, int] | None = {}  # by org
         self._endpoints_read_at = float("-inf")
         self._begun_at = float("-inf")
@@ -94,7 +93,7 @@ class WebhookSender:
         self._begins_none.wait(RECORD_SECONDS)
         seconds = min(self._connections.settings.webhook_timeout_seconds, MAX_END_SECONDS)
         deadline = self._begun_at + seconds + RECORD_SECONDS
-        while self._unrecorded and time.monotonic() < deadline:
+        while self._has_unrecorded() and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def _end(self) -> None:
@@ -104,6 +103,10 @@ class WebhookSender:
     def _in_progress(self) -> int:
         with self._lock:
             return self._busy.total()
+
+    def _has_unrecorded(self) -> bool:
+        with self._lock:
+            return bool(self._busy or self._results)
 
     def _step(self) -> None:
         if self._woken.wait(LOOK_SECONDS) and self._in_progress():
@@ -129,7 +132,6 @@ class WebhookSender:
             )
         with self._lock:
             self._busy.update(row.endpoint_id for row in claimed)
-            self._unrecorded += len(claimed)
             self._begun_at = time.monotonic()
         for row in claimed:
             threading.Thread(target=self._attempt, args=(row,), name="webhook", daemon=True).start()
@@ -147,10 +149,8 @@ class WebhookSender:
             with self._lock:
                 self._busy[row.endpoint_id] -= 1
                 self._busy += Counter()  # without those at 0
-                if attempt is None:
-                    self._unrecorded -= 1
-                else:
-                    self._results.append((row, attempt))
+                if attempt is not None:
+                    self._results[attempt] = row
             self._has_results.set()
             self._woken.set()
 
@@ -191,36 +191,35 @@ class WebhookSender:
             time.sleep(GATHER_RESULTS_SECONDS if self._in_progress() else GATHER_SECONDS)
         self._has_results.clear()
         with self._lock:
-            results, self._results = self._results, []
+            results = list(self._results)
         if results:
             self._write(results)
-            with self._lock:
-                self._unrecorded -= len(results)
             self._woken.set()
-        if self._begins_none.is_set() and not self._unrecorded:
+        if self._begins_none.is_set() and not self._has_unrecorded():
             self._is_over.set()
 
-    def _write(self, results: Sequence[tuple[Row[Any], Attempt]]) -> None:
+    def _write(self, results: Sequence[Attempt]) -> None:
         """Write results; one that Postgres refuses takes no other along, and is given up: its
         attempt is repeated when its lease is over.
 
         Raises:
-            Unavailable: they are kept for the next time.
+            Unavailable: those that are not written are kept for the next time.
         """
         try:
             with self._connections.statement() as tx:
-                deliveries.record(tx, [attempt for _, attempt in results])
+                deliveries.record(tx, results)
         except Unavailable:
-            with self._lock:
-                self._results = [*results, *self._results]
             raise
         except Exception:
             if len(results) > 1:
                 for one in results:
                     self._write([one])
                 return
-            [(row, _)] = results
+            row = self._results[results[0]]
             log.exception("recording an attempt of %s failed", row.id, extra=_subject(row))
+        with self._lock:
+            for one in results:
+                del self._results[one]
 
 
 def _subject(row: Row[Any]) -> dict[str, str]:
