@@ -47,6 +47,7 @@ FORGOTTEN_AT_ONCE = 1_000
 
 _CLAIM = statement(__package__, "claim")
 _RECORD = statement(__package__, "record")
+_FIND_LOCKED = statement(__package__, "find_locked")
 _ENDPOINTS_OF_ORG = statement(__package__, "endpoints_of_org")
 _FORGET_DELETED_ENDPOINTS = statement(__package__, "forget_deleted_endpoints")
 _FORGET_RUNS = statement(__package__, "forget_runs")
@@ -200,7 +201,7 @@ def claim(
             "most": most_per_endpoint,
             "busy_ids": plain_array(busy),
             "busy": plain_array(busy.values()),
-            "lease_seconds": _lease(settings),
+            "lease_seconds": lease_seconds(settings),
         },
     ).all()
 
@@ -211,23 +212,36 @@ def record(tx: Transaction, attempts: Sequence[Attempt]) -> None:
     tx.sql.exec_driver_sql(
         _RECORD,
         {
-            "ids": plain_array(one.delivery_id for one in attempts),
+            **_given(attempts),
             "attempts": plain_array(one.number for one in attempts),
-            "are_delivered": plain_array(one.is_delivered for one in attempts),
-            "urls": TextArray(one.url for one in attempts),
-            "statuses": plain_array(one.response_status for one in attempts),
             "errors": TextArray(one.error for one in attempts),
             "pauses": plain_array(_pause(settings, one.number) for one in attempts),
             "first_pause": _pause(settings, 1),
             "window_seconds": sum(settings.webhook_retry_seconds),
             "steady": timedelta(seconds=STEADY_SECONDS),
-            "lease": timedelta(seconds=_lease(settings)),
+            "lease": timedelta(seconds=lease_seconds(settings)),
             "most": HASTENED_AT_ONCE,
         },
     )
 
 
-def _lease(settings: Settings) -> float:
+def find_locked(tx: Transaction, attempts: Sequence[Attempt]) -> Mapping[UUID, str]:
+    """Find the deliveries whose records would wait for a row; returns which row that is."""
+    found = tx.sql.exec_driver_sql(_FIND_LOCKED, _given(attempts))
+    return {row.id: row.locked for row in found}
+
+
+def _given(attempts: Sequence[Attempt]) -> Mapping[str, Any]:
+    return {
+        "ids": plain_array(one.delivery_id for one in attempts),
+        "are_delivered": plain_array(one.is_delivered for one in attempts),
+        "urls": TextArray(one.url for one in attempts),
+        "statuses": plain_array(one.response_status for one in attempts),
+    }
+
+
+def lease_seconds(settings: Settings) -> float:
+    """Return for how long no other process makes an attempt that has begun."""
     return settings.webhook_timeout_seconds * LEASE_FACTOR
 
 

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 from uuid import UUID
@@ -28,6 +28,7 @@ from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey
 from arkloop.shared.security.exchange import Lost, NotSent
 from arkloop.shared.security.kept_connections import KeptConnections
 from arkloop.shared.security.signatures import signed_headers
+from arkloop.shared.storage import postgres
 from arkloop.shared.storage.connections import Connections
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class WebhookSender:
         self._lock = threading.Lock()
         self._busy: Counter[UUID] = Counter()  # attempts in progress, by endpoint
         self._results: dict[Attempt, Row[Any]] = {}  # to be recorded
+        self._locked: dict[Attempt, float] = {}  # of these; until when they are kept
         self._has_results = threading.Event()
         self._endpoints: Mapping[UUID, int] | None = {}  # by org
         self._endpoints_read_at = float("-inf")
@@ -192,6 +194,8 @@ class WebhookSender:
         self._has_results.clear()
         with self._lock:
             results = list(self._results)
+        if self._locked:
+            results = self._free(results)
         if results:
             self._write(results)
             self._woken.set()
@@ -200,7 +204,7 @@ class WebhookSender:
 
     def _write(self, results: Sequence[Attempt]) -> None:
         """Write results; one that Postgres refuses takes no other along, and is given up: its
-        attempt is repeated when its lease is over.
+        attempt is repeated when its lease is over. Nor does one whose row is locked.
 
         Raises:
             Unavailable: those that are not written are kept for the next time.
@@ -208,15 +212,45 @@ class WebhookSender:
         try:
             with self._connections.statement() as tx:
                 deliveries.record(tx, results)
-        except Unavailable:
-            raise
+        except Unavailable as error:
+            if not postgres.is_locked(error.__cause__):
+                raise
+            free = self._free(results)
+            if len(free) == len(results):
+                raise
+            if free:
+                self._write(free)
+            return
         except Exception:
             if len(results) > 1:
-                for one in results:
+                for one in self._free(results):
                     self._write([one])
                 return
             row = self._results[results[0]]
             log.exception("recording an attempt of %s failed", row.id, extra=_subject(row))
+        self._forget(results)
+
+    def _free(self, results: Sequence[Attempt]) -> list[Attempt]:
+        """Return those whose rows are free; hold the others, and give them up after a lease."""
+        with self._connections.statement() as tx:
+            locked = deliveries.find_locked(tx, results)
+        now, lease = time.monotonic(), deliveries.lease_seconds(self._connections.settings)
+        for one in results:
+            row_name, subject = locked.get(one.delivery_id), _subject(self._results[one])
+            if row_name is None:
+                self._locked.pop(one, None)
+            elif one not in self._locked:
+                self._locked[one] = now + lease
+                message = "recording an attempt of %s waits: the row %s is locked"
+                log.warning(message, one.delivery_id, row_name, extra=subject)
+            elif self._locked[one] < now:
+                del self._locked[one]
+                message = "recording an attempt of %s failed: the row %s stays locked"
+                log.error(message, one.delivery_id, row_name, extra=subject)
+                self._forget([one])
+        return [one for one in results if one.delivery_id not in locked]
+
+    def _forget(self, results: Collection[Attempt]) -> None:
         with self._lock:
             for one in results:
                 del self._results[one]

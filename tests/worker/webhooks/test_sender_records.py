@@ -1,13 +1,18 @@
 """The records of a sender: what Postgres refuses, holds up or cannot take for a while."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.postgres import RUN_TIMEOUTS
+from arkloop.worker.webhooks import sender as sender_module
 from arkloop.worker.webhooks.sender import WebhookSender
 from tests.clients import User
 from tests.tool_receiver import Reply, ToolReceiver
@@ -22,29 +27,187 @@ def settings(settings: Settings) -> Settings:
     return replace(settings, allowed_networks=("127.0.0.1/32",), webhook_timeout_seconds=20.0)
 
 
-def test_a_record_that_waits_keeps_no_other_message_waiting(
-    connections: Connections, alice: User, receiver: ToolReceiver, responds: threading.Event
+@pytest.fixture
+def of_worker(connections: Connections) -> Iterator[Connections]:
+    """Connections whose statements wait for as long as those of a worker."""
+    made = connections.with_pool(application="arkloop-worker", size=4, timeouts=RUN_TIMEOUTS)
+    yield made
+    made.close_pool()
+
+
+@contextmanager
+def locked(connections: Connections, table: str, *ids: UUID) -> Iterator[None]:
+    """Lock rows, as a session of psql does that somebody has left open."""
+    with connections.transaction() as tx:
+        tx.sql.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        query = text(f"SELECT FROM {table} WHERE id = ANY(:ids) FOR UPDATE")
+        tx.sql.execute(query, {"ids": list(ids)})
+        yield
+
+
+@contextmanager
+def refused(connections: Connections, delivery_id: UUID) -> Iterator[None]:
+    """Let Postgres refuse the record of a delivery."""
+    check = f"CHECK (id <> '{delivery_id}' OR tried_at IS NULL)"
+    with connections.transaction() as tx:
+        tx.sql.execute(text(f"ALTER TABLE webhook_deliveries ADD CONSTRAINT refused {check}"))
+    try:
+        yield
+    finally:
+        with connections.transaction() as tx:
+            tx.sql.execute(text("ALTER TABLE webhook_deliveries DROP CONSTRAINT refused"))
+
+
+@pytest.mark.parametrize("table", ["webhook_deliveries", "webhook_endpoints"])
+def test_a_locked_row_keeps_no_other_message_or_result_waiting(
+    connections: Connections,
+    of_worker: Connections,
+    alice: User,
+    receiver: ToolReceiver,
+    responds: threading.Event,
+    caplog: pytest.LogCaptureFixture,
+    table: str,
 ) -> None:
-    """Postgres may hold a record up: other endpoints get their messages meanwhile."""
+    """The first record waits for the row, which the log names, and later ones do not; the messages
+    of other endpoints are sent meanwhile. What belongs to the row is recorded when it is free.
+    """
     stopped = threading.Event()
+    receiver.answer = lambda _: Reply(status=410 if responds.wait(30) else 500)
     with ToolReceiver(lambda _: Reply()) as other:
         slow, fast = (Hook(connections, alice.org_id, one.url) for one in (receiver, other))
         held = slow.test()
-        sender = WebhookSender(connections, stopped)
+        sender = WebhookSender(of_worker, stopped)
         eventually(lambda: len(receiver.received) == 1)
-        with connections.transaction() as tx:
-            locked = text("SELECT FROM webhook_deliveries WHERE id = :id FOR UPDATE")
-            tx.sql.execute(locked, {"id": held})
+        row_id = held if table == "webhook_deliveries" else slow.id
+        with locked(connections, table, row_id):
             responds.set()
             eventually(lambda: not sender._in_progress())
             fast.test()
-            eventually(lambda: bool(other.received), seconds=10)
+            eventually(lambda: len(other.received) == 1, seconds=1)
+            first = fast.test()
+            eventually(lambda: fast.row(first).state == "delivered", seconds=8)
+            later = fast.test()
+            eventually(lambda: fast.row(later).state == "delivered", seconds=1)
             assert "pending" == slow.row(held).state
-        eventually(lambda: slow.row(held).state == "delivered")
-        assert 1 == len(receiver.received)
+        eventually(lambda: slow.row(held).state == "dead")
+        assert (1, 3) == (len(receiver.received), len(other.received))
 
     stopped.set()
     sender.wait_until_ended()
+    assert f"an attempt of {held} waits: the row {row_id} of {table} is locked" in caplog.text
+
+
+def test_more_failures_of_a_locked_endpoint_keep_no_other_result_waiting(
+    connections: Connections, of_worker: Connections, alice: User
+) -> None:
+    """Each is another result that has to wait for the row; only the first record finds it out."""
+    stopped = threading.Event()
+    with (
+        ToolReceiver(lambda _: Reply(status=500)) as broken,
+        ToolReceiver(lambda _: Reply()) as other,
+    ):
+        slow, fast = (Hook(connections, alice.org_id, one.url) for one in (broken, other))
+        failed: list[UUID] = []
+        sent: list[UUID] = []
+        sender = WebhookSender(of_worker, stopped)
+        with locked(connections, "webhook_endpoints", slow.id):
+            for seconds in (8, 2, 2):
+                failed.append(slow.test())
+                eventually(lambda: len(sender._results) == len(failed))
+                sent.append(fast.test())
+                eventually(lambda: fast.row(sent[-1]).state == "delivered", seconds=seconds)
+
+    stopped.set()
+    sender.wait_until_ended()
+
+
+def test_a_record_that_does_not_change_its_endpoint_does_not_wait_for_it(
+    connections: Connections,
+    of_worker: Connections,
+    alice: User,
+    receiver: ToolReceiver,
+    responds: threading.Event,
+) -> None:
+    """A success of an endpoint that works is recorded while the row of the endpoint is locked,
+    also together with a result that waits for its own row.
+    """
+    stopped = threading.Event()
+    held, working = (Hook(connections, alice.org_id, receiver.url) for _ in range(2))
+    waits, sent = held.test(), working.test()
+    sender = WebhookSender(of_worker, stopped)
+    eventually(lambda: len(receiver.received) == 2)
+    with (
+        locked(connections, "webhook_endpoints", working.id),
+        locked(connections, "webhook_deliveries", waits),
+    ):
+        responds.set()
+        eventually(lambda: working.row(sent).state == "delivered", seconds=8)
+        assert "pending" == held.row(waits).state
+
+    eventually(lambda: held.row(waits).state == "delivered")
+    stopped.set()
+    sender.wait_until_ended()
+
+
+def test_records_one_by_one_do_not_wait_for_each_locked_row(
+    connections: Connections,
+    of_worker: Connections,
+    alice: User,
+    receiver: ToolReceiver,
+    responds: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Postgres refuses one of several results, and others wait for their rows: later ones are as
+    late as if one row were locked.
+    """
+    monkeypatch.setattr(sender_module, "GATHER_RESULTS_SECONDS", 1.0)  # all results are one record
+    stopped, is_locked = threading.Event(), threading.Event()
+    first = ToolReceiver(lambda _: Reply(status=200 if is_locked.wait(30) else 500))
+    with first, ToolReceiver(lambda _: Reply()) as other:
+        wrong, slow, fast = (
+            Hook(connections, alice.org_id, one.url) for one in (first, receiver, other)
+        )
+        refused_one, held = wrong.test(), [slow.test() for _ in range(4)]
+        with refused(connections, refused_one):
+            sender = WebhookSender(of_worker, stopped)
+            eventually(lambda: len(first.received) + len(receiver.received) == 5)
+            with locked(connections, "webhook_deliveries", *held):
+                is_locked.set()
+                eventually(lambda: bool(sender._results))
+                responds.set()
+                eventually(lambda: not sender._in_progress())
+                sent = fast.test()
+                eventually(lambda: fast.row(sent).state == "delivered", seconds=7)
+            eventually(lambda: {slow.row(one).state for one in held} == {"delivered"})
+
+            stopped.set()
+            sender.wait_until_ended()
+
+
+def test_a_result_whose_row_stays_locked_is_given_up(
+    connections: Connections,
+    of_worker: Connections,
+    alice: User,
+    receiver: ToolReceiver,
+    responds: threading.Event,
+) -> None:
+    """It is kept for a lease and no longer; once the row is free, its attempt is repeated."""
+    stopped = threading.Event()
+    hurried = replace(connections.settings, webhook_timeout_seconds=1.0)
+    made = Hook(connections, alice.org_id, receiver.url)
+    held = made.test()
+    receiver.answer = lambda _: Reply(status=200 if responds.wait(0.5) else 500)
+    sender = WebhookSender(replace(of_worker, settings=hurried), stopped)
+    eventually(lambda: len(receiver.received) == 1)
+    with locked(connections, "webhook_deliveries", held):
+        responds.set()
+        eventually(lambda: bool(sender._results))
+        eventually(lambda: not sender._results, seconds=8)
+
+    eventually(lambda: made.row(held).state == "delivered")
+    stopped.set()
+    sender.wait_until_ended()
+    assert 2 == len(receiver.received)
 
 
 def test_a_result_that_cannot_be_written_takes_no_other_one_along(
@@ -57,22 +220,18 @@ def test_a_result_that_cannot_be_written_takes_no_other_one_along(
     """Postgres refuses one of several; the log has its id."""
     stopped = threading.Event()
     made = Hook(connections, alice.org_id, receiver.url)
-    refused, *others = [made.test() for _ in range(3)]
-    is_refused = f"CHECK (id <> '{refused}' OR tried_at IS NULL)"
-    with connections.transaction() as tx:
-        tx.sql.execute(text(f"ALTER TABLE webhook_deliveries ADD CONSTRAINT refused {is_refused}"))
-    sender = WebhookSender(connections, stopped)
-    eventually(lambda: len(receiver.received) == 3)
-    responds.set()
+    refused_one, *others = [made.test() for _ in range(3)]
+    with refused(connections, refused_one):
+        sender = WebhookSender(connections, stopped)
+        eventually(lambda: len(receiver.received) == 3)
+        responds.set()
 
-    eventually(lambda: {made.row(one).state for one in others} == {"delivered"})
-    stopped.set()
-    sender.wait_until_ended()
-    with connections.transaction() as tx:
-        tx.sql.execute(text("ALTER TABLE webhook_deliveries DROP CONSTRAINT refused"))
+        eventually(lambda: {made.row(one).state for one in others} == {"delivered"})
+        stopped.set()
+        sender.wait_until_ended()
 
-    assert "pending" == made.row(refused).state
-    assert f"recording an attempt of {refused} failed" in caplog.text
+    assert "pending" == made.row(refused_one).state
+    assert f"recording an attempt of {refused_one} failed" in caplog.text
 
 
 def test_an_outage_between_records_one_by_one_loses_none(
