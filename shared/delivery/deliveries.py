@@ -185,13 +185,18 @@ def replay(
 
 
 def claim(
-    tx: Transaction, *, capacity: int, most_per_endpoint: int, busy: Mapping[UUID, int]
+    tx: Transaction,
+    *,
+    capacity: int,
+    most_per_endpoint: int,
+    busy: Mapping[UUID, int],
+    held: Collection[UUID] = (),
 ) -> Sequence[Row[Any]]:
     """Begin attempts of at most `capacity` deliveries that are due, in one statement.
 
-    `busy` has the attempts that this process is making, by endpoint. Each row has the delivery's
-    id, type, data and attempt, when the thread of its run was deleted, and the endpoint's address
-    and sealed secrets.
+    `busy` has the attempts that this process is making, by endpoint, and `held` lists deliveries
+    whose results are not recorded yet. Each row has the delivery's id, type, data and attempt, when
+    the thread of its run was deleted, and the endpoint's address and sealed secrets.
     """
     settings = tx.connections.settings
     return tx.sql.exec_driver_sql(
@@ -201,6 +206,7 @@ def claim(
             "most": most_per_endpoint,
             "busy_ids": plain_array(busy),
             "busy": plain_array(busy.values()),
+            "held": plain_array(held),
             "lease_seconds": lease_seconds(settings),
         },
     ).all()

@@ -60,7 +60,7 @@ class WebhookSender:
         self._stopped = stopped
         self._woken = threading.Event()
         self._lock = threading.Lock()
-        self._busy: Counter[UUID] = Counter()  # attempts in progress, by endpoint
+        self._busy: dict[UUID, UUID] = {}  # deliveries with attempts in progress, and endpoints
         self._results: dict[Attempt, Row[Any]] = {}  # to be recorded
         self._locked: dict[Attempt, float] = {}  # of these; until when they are kept
         self._has_results = threading.Event()
@@ -104,7 +104,7 @@ class WebhookSender:
 
     def _in_progress(self) -> int:
         with self._lock:
-            return self._busy.total()
+            return len(self._busy)
 
     def _has_unrecorded(self) -> bool:
         with self._lock:
@@ -125,18 +125,26 @@ class WebhookSender:
     def _begin(self) -> None:
         """Begin the attempts that are due, as far as there is room: the end of each wakes this."""
         with self._lock:
-            capacity, busy = MAX_ATTEMPTS - self._busy.total(), dict(self._busy)
+            capacity, busy = MAX_ATTEMPTS - len(self._busy), Counter(self._busy.values())
+            held = {*self._busy, *(one.delivery_id for one in self._results)}
         if capacity <= 0:
             return
         with self._connections.statement() as tx:
             claimed = deliveries.claim(
-                tx, capacity=capacity, most_per_endpoint=MAX_ATTEMPTS_OF_ENDPOINT, busy=busy
+                tx,
+                capacity=capacity,
+                most_per_endpoint=MAX_ATTEMPTS_OF_ENDPOINT,
+                busy=busy,
+                held=held,
             )
-        with self._lock:
-            self._busy.update(row.endpoint_id for row in claimed)
-            self._begun_at = time.monotonic()
+        self._begun_at = time.monotonic()
         for row in claimed:
-            threading.Thread(target=self._attempt, args=(row,), name="webhook", daemon=True).start()
+            thread = threading.Thread(
+                target=self._attempt, args=(row,), name="webhook", daemon=True
+            )
+            with self._lock:
+                thread.start()  # if it fails, the attempt is made when its lease is over
+                self._busy[row.id] = row.endpoint_id
 
     def _attempt(self, row: Row[Any]) -> None:
         attempt: Attempt | None = None
@@ -149,8 +157,7 @@ class WebhookSender:
             log.exception("delivering %s failed", row.id, extra=_subject(row))
         finally:
             with self._lock:
-                self._busy[row.endpoint_id] -= 1
-                self._busy += Counter()  # without those at 0
+                del self._busy[row.id]
                 if attempt is not None:
                     self._results[attempt] = row
             self._has_results.set()

@@ -5,6 +5,8 @@
 -- of an endpoint at a time (one of those that fail), of which `busy` are already in progress.
 -- Of an org it makes at most half as many as others leave it room for: receivers that are slow keep
 -- those of no other org waiting, and an org with fewer attempts in progress comes first.
+-- A delivery that this process attempts, or of which it holds the result, is not attempted again,
+-- even if its lease is over.
 -- A delivery has to wait for earlier ones of its run. By `state = 'pending'` Postgres could look for
 -- these in the index of all that is pending for the endpoint, for each anew.
 -- What a deleted thread had is not sent: by `EXISTS` Postgres could look for all deleted threads.
@@ -40,6 +42,7 @@ WITH RECURSIVE pending AS (
         SELECT d.id, d.due_at FROM webhook_deliveries d
         WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.due_at <= now()
             AND (d.leased_until IS NULL OR d.leased_until < now())
+            AND d.id <> ALL(%(held)s::uuid[])
             AND NOT EXISTS (
                 SELECT FROM webhook_deliveries earlier
                 WHERE earlier.endpoint_id = d.endpoint_id AND earlier.ordered_by = d.ordered_by

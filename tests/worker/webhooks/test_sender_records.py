@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -279,3 +280,63 @@ def test_an_outage_between_records_one_by_one_loses_none(
         tx.sql.execute(text("DROP SEQUENCE refusals, outages"))
 
     assert 5 == len(receiver.received)
+
+
+def test_a_confirmed_message_is_not_repeated_by_the_process_that_knows(
+    connections: Connections, alice: User, receiver: ToolReceiver, responds: threading.Event
+) -> None:
+    """Records fail for longer than a lease. The process that has the results does not claim their
+    deliveries again, though it claims others before it records them.
+    """
+    stopped = threading.Event()
+    hurried = replace(connections.settings, webhook_timeout_seconds=1.0)
+    made = Hook(connections, alice.org_id, receiver.url)
+    with connections.transaction() as tx:
+        for statement in (
+            """CREATE FUNCTION fail_each_record() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                RAISE admin_shutdown;
+            END $$""",
+            """CREATE TRIGGER fail_each_record BEFORE UPDATE ON webhook_deliveries FOR EACH ROW
+                WHEN (NEW.tried_at IS NOT NULL) EXECUTE FUNCTION fail_each_record()""",
+        ):
+            tx.sql.execute(text(statement))
+    sent = [made.test() for _ in range(5)]
+    responds.set()
+    sender = WebhookSender(replace(connections, settings=hurried), stopped)
+    eventually(lambda: len(receiver.received) == 5)
+    longer_than_lease = timedelta(seconds=3)
+    eventually(lambda: datetime.now(UTC) > made.row(sent[-1]).created_at + longer_than_lease)
+    sent.append(made.test())
+    eventually(lambda: str(sent[-1]) in {one.headers["webhook-id"] for one in receiver.received})
+    with connections.transaction() as tx:
+        tx.sql.execute(text("DROP FUNCTION fail_each_record CASCADE"))
+
+    eventually(lambda: [made.row(one).state for one in sent] == ["delivered"] * 6)
+    stopped.set()
+    sender.wait_until_ended()
+    assert 6 == len(receiver.received)
+
+
+def test_a_message_that_is_being_sent_is_not_repeated_by_the_process_that_sends_it(
+    connections: Connections, alice: User, receiver: ToolReceiver, responds: threading.Event
+) -> None:
+    """Its lease is over during the attempt: the process was frozen, or Postgres' clock was put
+    forward.
+    """
+    stopped = threading.Event()
+    with ToolReceiver(lambda _: Reply()) as other:
+        slow, fast = (Hook(connections, alice.org_id, one.url) for one in (receiver, other))
+        sent = [slow.test() for _ in range(3)]
+        sender = WebhookSender(connections, stopped)
+        eventually(lambda: len(receiver.received) == 3)
+        with connections.transaction() as tx:
+            over = "UPDATE webhook_deliveries SET leased_until = now() - interval '1 second'"
+            tx.sql.execute(text(over))
+        fast.test()
+        eventually(lambda: bool(other.received))
+        responds.set()
+
+        eventually(lambda: [slow.row(one).state for one in sent] == ["delivered"] * 3)
+        stopped.set()
+        sender.wait_until_ended()
+    assert 3 == len(receiver.received)
