@@ -22,6 +22,17 @@ _LEFT = 0.5
 #: How long after their end runs are in the sums of usage at the latest.
 _SUMMED_UP = timedelta(hours=1)
 
+# In the future by more than a second: a run may be queued while the doctor looks.
+_QUEUED = text(
+    """
+    SELECT count(*), coalesce(extract(epoch FROM now() - min(queued_at)), 0)::float8,
+        count(*) FILTER (WHERE queued_at > now() + interval '1 second'),
+        coalesce(extract(epoch FROM max(queued_at) - now()), 0)::float8
+    FROM runs WHERE state = 'queued' AND agent IS NULL
+        AND org_id NOT IN (SELECT id FROM orgs WHERE suspended_at IS NOT NULL)
+    """
+)
+
 # Of those that could be attempted: shared/delivery/sql/claim.sql has the same conditions.
 _LATE_DELIVERIES = """
     SELECT count(*) FROM (
@@ -42,16 +53,10 @@ _LATE_DELIVERIES = """
 def _runs(settings: Settings, sql: Connection) -> Iterator[Finding]:
     """Look at the workers and what waits for them."""
     alive = live_workers.of_service(sql, settings.heartbeat_seconds)
-    queued, oldest = sql.execute(
-        text(
-            "SELECT count(*), coalesce(extract(epoch FROM now() - min(queued_at)), 0)::float8"
-            " FROM runs WHERE state = 'queued' AND agent IS NULL"
-            " AND org_id NOT IN (SELECT id FROM orgs WHERE suspended_at IS NOT NULL)"
-        )
-    ).one()
+    queued, *times = sql.execute(_QUEUED).one()
     yield _workers(alive, queued)
     yield from _silent(settings, sql)
-    yield _queue(alive, queued, oldest)
+    yield _queue(alive, queued, *times)
 
 
 def _workers(alive: int, queued: int) -> Finding:
@@ -81,7 +86,14 @@ def _silent(settings: Settings, sql: Connection) -> Iterator[Finding]:
         )
 
 
-def _queue(alive: int, queued: int, oldest: float) -> Finding:
+def _queue(alive: int, queued: int, oldest: float, ahead: int, last: float) -> Finding:
+    if ahead:
+        return warn(
+            "queue",
+            f"{ahead} of {queued} runs are queued in the future, the last one in {last:.0f} s",
+            "Postgres' clock was set back. The next sweep corrects their times: if they stay, start"
+            " a process that sweeps, a `web` or a `worker`.",
+        )
     shown = f"{queued} runs, the oldest for {oldest:.0f} s" if queued else "empty"
     if oldest < _LATE:
         return ok("queue", shown)

@@ -47,6 +47,7 @@ FORGOTTEN_AT_ONCE = 1_000
 
 _CLAIM = statement(__package__, "claim")
 _RECORD = statement(__package__, "record")
+_CORRECT_TIMES = statement(__package__, "correct_times")
 _FIND_LOCKED = statement(__package__, "find_locked")
 _ENDPOINTS_OF_ORG = statement(__package__, "endpoints_of_org")
 _FORGET_DELETED_ENDPOINTS = statement(__package__, "forget_deleted_endpoints")
@@ -332,6 +333,12 @@ def _endpoints_of(sql: Connection, org_id: UUID) -> Sequence[UUID]:
 
 
 # ---- for the sweep -------------------------------------------------------------------
+
+
+def correct_times(tx: Transaction) -> None:
+    """Correct times that are in the future since Postgres' clock was set back."""
+    lease = timedelta(seconds=lease_seconds(tx.connections.settings))
+    tx.sql.exec_driver_sql(_CORRECT_TIMES, {"lease": lease})
 
 
 def forget(tx: Transaction) -> bool:

@@ -19,6 +19,7 @@ from arkloop.shared.billing import budgets
 from arkloop.shared.billing.credits import CREDITS_PER_USD
 from arkloop.shared.catalog import published_personas
 from arkloop.shared.catalog.personas import InvalidPersona, Persona
+from arkloop.shared.delivery import deliveries
 from arkloop.shared.errors import PersonaNotFound
 from arkloop.shared.events.types import RunError
 from arkloop.shared.runs import (
@@ -116,6 +117,7 @@ def take_turn(connections: Connections) -> bool:
         taken = tx.sql.exec_driver_sql(_TAKE_TURN, {"seconds": TURN * period}).rowcount == 1
         if taken:
             tx.sql.exec_driver_sql(_CORRECT_TIMES)
+            deliveries.correct_times(tx)
         return taken
 
 

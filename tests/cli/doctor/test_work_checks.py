@@ -10,8 +10,8 @@ from sqlalchemy import text
 from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.shared.storage import queue, task_messages
 from arkloop.shared.storage.connections import connect_redis
-from tests.cli.doctor.examined import Examine, database_of, examine, own_redis
-from tests.stored_runs import StoredRuns
+from tests.cli.doctor.examined import Examine, database_of, examine, own_redis, seconds
+from tests.stored_runs import StoredRuns, ago
 
 pytestmark = pytest.mark.processes
 
@@ -53,3 +53,22 @@ def test_messages_that_no_worker_takes_are_found(
     assert [] == while_one_is_queued
     assert found == while_its_org_is_suspended
     assert [("warn", "1 message is left in the broker, although no run is queued")] == of_one_alone
+
+
+def test_runs_that_are_queued_in_the_future_are_found(examine: Examine, stored: StoredRuns) -> None:
+    """Postgres' clock was set back, and no process sweeps: the poll does not find them, whatever
+    else is queued.
+    """
+    stored.worker()
+    first, other = stored.create(), stored.create()
+    found = []
+    for ahead in (3600, 0):
+        stored.set(first, queued_at=ago(seconds=-ahead))
+        stored.set(other, queued_at=ago())
+        found += (report := examine()).of("queue")
+        if ahead:
+            assert "clock was set back" in report.advice("queue")
+
+    assert ["warn", "ok"] == [level for level, _ in found]
+    assert found[0][1].startswith("1 of 2 runs ")
+    assert 3500 < seconds(found[0][1], r"the last one in ([\d,]+) s") <= 3600

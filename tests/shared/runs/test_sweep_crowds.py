@@ -9,7 +9,7 @@ from sqlalchemy import func, make_url, select, text
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.shared.claim import Claim
-from arkloop.shared.runs import sweep
+from arkloop.shared.runs import queries, sweep
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.epoch import IDENTITY
@@ -179,6 +179,27 @@ def test_a_clock_that_was_set_back_hides_no_lost_worker(stored: StoredRuns, whos
         query = select(workers.c.back_at).where(workers.c.id == dead)
         with stored.connections.reading() as sql:
             assert sql.scalar(query) is None
+
+
+def test_a_clock_that_was_set_back_delays_no_queued_run(stored: StoredRuns) -> None:
+    """A queued run whose message is lost is found by the poll within seconds.
+
+    One that is queued while the sweep begins is not touched: a claim passes over locked runs.
+    """
+    ahead, other, new = (stored.create() for _ in range(3))
+    for run_id, seconds in ((ahead, -3600), (other, 5), (new, -0.9)):
+        stored.set(run_id, queued_at=ago(seconds=seconds))
+    before = [stored.row(run_id)["queued_at"] for run_id in (other, new)]
+    _swept(stored.connections, "NULL")
+
+    assert sweep.take_turn(stored.connections)
+
+    def found() -> list[UUID]:
+        with stored.connections.reading() as sql:
+            return queries.unclaimed(sql, older_than=1, limit=10, suspects=False)
+
+    eventually(lambda: {other, ahead, new} == {*found()}, seconds=10)
+    assert before == [stored.row(run_id)["queued_at"] for run_id in (other, new)]
 
 
 def test_a_turn_leaves_the_times_of_workers_as_they_are(stored: StoredRuns) -> None:
