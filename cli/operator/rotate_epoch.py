@@ -12,9 +12,13 @@ from arkloop.shared.storage import rewinds
 def rotate_epoch(database_url: str) -> None:
     """Make all processes ignore what Redis holds, after a restore: not every one is detected.
 
-    Restart the web and worker processes afterwards.
+    Running processes use the new epoch within a sweep. Where Postgres hides its log (Amazon
+    Aurora), restart them.
     """
     with database(database_url) as connections:
         with connections.transaction() as tx:
             rewinds.rotate(tx.sql)
-        print_line("Started a new epoch. Restart the web and worker processes.")
+        print_line(
+            "Started a new epoch. Running processes use it within a sweep; where Postgres hides its"
+            " log (Amazon Aurora), restart them."
+        )
