@@ -1,6 +1,7 @@
 """The runs behind AG-UI: a new one for a message, or one that resumes with what it has asked."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -47,6 +48,7 @@ from arkloop.shared.runs import (
     pending_calls,
     queries,
     thread_entries,
+    waiting_runs,
 )
 from arkloop.shared.runs.creation import Created, NewRun, NewThread
 from arkloop.shared.runs.pending_calls import CallResult
@@ -121,8 +123,9 @@ def _resume(
     """Answer the open interrupt, and create the run of a new message that comes with the answer.
 
     Returns what the client shows: the run of the message, if it has cancelled the interrupt, else
-    what follows its answer. With a message it may cancel what is over, which it cannot know. What
-    is sent again changes nothing, and is shown the same.
+    what follows its answer. That run takes the place of the one that has asked: the user has moved
+    on, and it may ask again. With a message a client may cancel what is over, which it cannot know.
+    What is sent again changes nothing, and is shown the same.
     """
     message = wanted.new_message()
     is_cancelled = all(entry.status == "cancelled" for entry in wanted.resume)
@@ -162,22 +165,31 @@ def _resume(
         echoes |= agui_echoes.own(wanted, asked_id)
     sent = agui_echoes.without(wanted, echoes)
     early = _results_of(sent, run["id"], projection.client_call_ids)
-    made = None
     request_id = UUID(entry.interrupt_id)
     is_asked_again = is_cancelled and (
         came_with_reply(tx.sql, known, run, projection.asked)
         or is_of_earlier_run(tx.sql, known, run)
     )
-    if is_new or is_asked_again:
-        # Before the answer, which locks its run: the limits of the org are locked first.
-        made = joined() or create(answers=entry.interrupt_id)
-    try:
+
+    def reply() -> None:
         audited.answer(tx, run["id"], content, request_id, early)
-    except (NotActive, NotWaiting, StaleInput):
-        if made is None or not is_cancelled:
-            raise
-    if made and is_cancelled:
+
+    def leave() -> None:
+        active = waiting_runs.lock_active(tx.sql, run["thread_id"], with_sub_runs=True)
+        pending = queries.get(tx.sql, actor(), run["id"])["pending_input"]
+        # Another page may have sent the same reply: the run is left as well, before it asks again.
+        is_it = active is not None and active.id == run["id"] and active.cancel_requested_at is None
+        if not is_it or (pending and pending["request_id"] != entry.interrupt_id):
+            raise NotWaiting()
+        reply()
+
+    if is_cancelled and (is_new or is_asked_again):
+        made = joined() or create(answers=entry.interrupt_id, leave=leave)
         return replace(made, echoes=echoes)
+    if is_new:
+        # Before the answer, which locks its run: the limits of the org are locked first.
+        create(answers=entry.interrupt_id)
+    reply()
     return Part(run_id=run["id"], waits=projection.waits, echoes=echoes)
 
 
@@ -333,8 +345,14 @@ def _create(
     route_id: str | None,
     *,
     answers: str | None = None,
+    leave: Callable[[], None] | None = None,
     looks_again: bool = False,
 ) -> Part:
+    """Create the run of the request's message.
+
+    `leave` ends the wait of the active run, which the new one then interrupts. If that is over
+    already, by its errors, the new one waits for its turn.
+    """
     message = wanted.new_message(by_default_route=route_id is None)
     if message is None:
         why = "must end with a message of the user, or with results of pending calls"
@@ -364,6 +382,11 @@ def _create(
         if waits and answering_run(tx.sql, wanted, made.thread_id, *agent, but=made.run_id):
             raise SentMeanwhile()
 
-    made = creation.create(tx, new, check)
+    made = None
+    if leave is not None:
+        with suppress(NotActive, NotWaiting, StaleInput), tx.sql.begin_nested():
+            interrupting = replace(new, on_busy=OnBusy.INTERRUPT, if_asked=None)
+            made = creation.create(tx, interrupting, check, first=leave)
+    made = made or creation.create(tx, new, check)
     sent_files.mark_used(tx)
     return Part(run_id=made.run_id)

@@ -191,7 +191,25 @@ def test_an_input_that_does_not_resume_is_a_run_error(user: Caller, client: Agui
     answer = [{"interruptId": interrupt["id"], "status": "cancelled"}]
     # The client has kept the message that was refused, and sends it beside the reply.
     assert ("assistant", "You said: Hello?") == shown(other.run(resume=answer))[-1]
-    assert ("assistant", "Fine.") in shown(other.connect())
+    assert ("assistant", "Fine.") not in shown(other.connect())
+
+
+@CLIENTS
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_message_beside_a_cancel_is_answered_at_once(
+    user: Caller, client: AguiProcess, version: str, turns: int
+) -> None:
+    """The user has moved on from all calls that require approval, not from the first one alone."""
+    query = {"query": "?persona_id=careful", "client": version}
+    agent = client.agent(user, f"moved-on {version} {turns}", **query)
+    steps = [CALCULATE, CALCULATE] if turns == 2 else [{"tools": [CALCULATE, CALCULATE]}]
+    [interrupt] = agent.run(script(*steps, {"say": "Done."}))["interrupts"]
+    cancel = [{"interruptId": interrupt["id"], "status": "cancelled"}]
+    done = agent.run("Never mind.", resume=cancel)
+
+    assert (None, []) == (done["error"], done["interrupts"])
+    assert ("assistant", "You said: Never mind.") == shown(done)[-1]
+    assert shown(done) == shown(agent.connect())
 
 
 def test_a_connect_shows_the_thread(user: Caller, client: AguiProcess) -> None:

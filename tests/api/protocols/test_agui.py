@@ -214,13 +214,16 @@ LATER = {"id": "m2", "role": "user", "content": "Rome, and Paris."}
 
 
 @pytest.mark.parametrize(
-    ("reply", "waits"),
-    [({"status": "cancelled"}, 0), ({"status": "resolved", "payload": "Rome"}, 1)],
+    ("reply", "waits", "states"),
+    [
+        ({"status": "cancelled"}, 0, ["cancelled", "queued"]),
+        ({"status": "resolved", "payload": "Rome"}, 1, ["queued", "pending"]),
+    ],
 )
 def test_a_message_beside_a_reply_is_the_next_run(
-    alice: User, stored: StoredRuns, reply: dict[str, str], waits: int
+    alice: User, stored: StoredRuns, reply: dict[str, str], waits: int, states: list[str]
 ) -> None:
-    """The response is that run if the interrupt is cancelled, else what follows the reply."""
+    """The response is that run, now, if the interrupt is cancelled, else what follows the reply."""
     claim, request_id = parked(stored, alice)
     body = cancelled(request_id, LATER)
     body["resume"][0].update(reply)
@@ -228,10 +231,7 @@ def test_a_message_beside_a_reply_is_the_next_run(
     shown = [cursor_of(alice.post("/v1/agui", json={**body, "runId": id_})) for id_ in "ab"]
 
     [asked, newest] = runs_of(stored)
-    assert [claim.run_id, "queued", "pending"] == [
-        asked,
-        *(stored.state(one) for one in (asked, newest)),
-    ]
+    assert [claim.run_id, *states] == [asked, *(stored.state(one) for one in (asked, newest))]
     # The thread has the message already when it is sent again.
     assert [f"{asked if waits else newest}.{waits}.1"] * 2 == shown
 

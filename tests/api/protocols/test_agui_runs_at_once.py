@@ -33,10 +33,10 @@ def sent_at_once(
     """Send two messages, neither of which has a run before both requests have read the thread."""
     together, create, calls = Barrier(2, timeout=60), creation.create, count()
 
-    def once_both_are_here(*how: Any) -> Any:
+    def once_both_are_here(*how: Any, **more: Any) -> Any:
         if next(calls) < 2:
             together.wait()
-        return create(*how)
+        return create(*how, **more)
 
     monkeypatch.setattr(creation, "create", once_both_are_here)
     with ThreadPoolExecutor(2) as pool:
@@ -132,8 +132,64 @@ def test_a_reply_with_a_message_that_is_sent_twice_at_once_has_one_run(
     shown = sent_at_once(alice, monkeypatch, LATER, LATER, resume=resume)
 
     [asked, answers] = all_runs(stored)
-    assert ["queued", "pending"] == [stored.state(one) for one in (asked, answers)]
+    states = ["cancelled", "queued"] if status == "cancelled" else ["queued", "pending"]
+    assert states == [stored.state(one) for one in (asked, answers)]
     assert [f"{answers}.0.1" if status == "cancelled" else f"{asked}.1.1"] * 2 == shown
+
+
+def test_two_messages_with_the_same_cancel_at_once_have_a_run_each(
+    alice: User, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the run that has asked is cancelled; the second message waits for its turn."""
+    run_id, resume = questioning(alice, stored, "cancelled")
+
+    shown = sent_at_once(alice, monkeypatch, LATER, OTHER, resume=resume)
+
+    [_, *answers] = all_runs(stored)
+    assert sorted(f"{one}.0.1" for one in answers) == shown
+    states = sorted(stored.state(one) for one in answers)
+    assert ("cancelled", ["pending", "queued"]) == (stored.state(run_id), states)
+
+
+def test_a_run_that_has_a_reply_by_now_is_not_cancelled(
+    alice: User, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another page has replied since the request has looked: the message comes after the run."""
+    run_id, resume = questioning(alice, stored, "cancelled")
+    create, calls = creation.create, count()
+
+    def once_the_reply_is_there(*how: Any, **more: Any) -> Any:
+        if not next(calls):
+            stored.answer(run_id, "Rome")
+        return create(*how, **more)
+
+    monkeypatch.setattr(creation, "create", once_the_reply_is_there)
+    shown = first_cursor(send(alice, LATER, resume=resume))
+
+    [asked, answers] = all_runs(stored)
+    assert ["queued", "pending"] == [stored.state(one) for one in (asked, answers)]
+    assert f"{answers}.0.1" == shown
+
+
+@pytest.mark.parametrize("is_executing", [False, True])
+def test_a_run_whose_interrupt_another_page_has_cancelled_is_cancelled(
+    alice: User, stored: StoredRuns, is_executing: bool
+) -> None:
+    """Otherwise it might ask again, which the page is not shown: it follows the message's run."""
+    run_id, resume = questioning(alice, stored, "cancelled")
+    send(alice, SAID, resume=resume).close()
+    if is_executing:
+        stored.held(run_id)
+    shown = [first_cursor(send(alice, SAID, LATER, resume=resume)) for _ in range(2)]
+
+    [_, answers] = all_runs(stored)
+    assert [f"{answers}.0.1"] * 2 == shown
+    states = ["executing", "pending"] if is_executing else ["cancelled", "queued"]
+    assert states == [stored.state(one) for one in (run_id, answers)]
+    assert stored.row(run_id)["cancel_requested_at"] is not None
+    assert answers == stored.row(run_id)["superseded_by"]
+    send(alice, SAID, OTHER, resume=resume).close()
+    assert [*states, "pending"] == [stored.state(one) for one in all_runs(stored)]
 
 
 @pytest.mark.parametrize("has_ended", [True, False])
