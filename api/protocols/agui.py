@@ -41,8 +41,9 @@ from arkloop.api.protocols import (
     sent_files,
 )
 from arkloop.api.protocols.agui_facts import AguiFacts
+from arkloop.api.protocols.agui_frames import without_number
 from arkloop.api.protocols.agui_messages import PackedMessages
-from arkloop.api.protocols.agui_projection import AguiProjection, encoded
+from arkloop.api.protocols.agui_projection import AguiProjection
 from arkloop.api.protocols.agui_requests import MAX_ID_CHARACTERS, MAX_MESSAGES, AguiRequest
 from arkloop.api.protocols.agui_runs import Part, SentMeanwhile
 from arkloop.api.protocols.agui_versions import PROTOCOL_VERSION
@@ -298,5 +299,5 @@ def _stream(wanted: AguiRequest, *events: BaseEvent) -> Response:
     started = RunStartedEvent(
         thread_id=wanted.thread_id, run_id=wanted.run_id, protocol_version=PROTOCOL_VERSION
     )
-    frames = [b"data: %b\n\n" % encoded(event) for event in (started, *events)]
+    frames = [without_number(event) for event in (started, *events)]
     return Response(frames, headers=sse.HEADERS)

@@ -30,6 +30,10 @@ class AguiFacts:
         """Return the id of a call for clients, who take it for unique in the thread."""
         return call_ids.shown(self.run_id, tool_call_id)
 
+    def may_edit(self, name: str | None) -> bool:
+        """Return whether the reader may edit arguments of a tool's calls that they may approve."""
+        return not self.is_for_end_user or name in self.client_tools
+
     def missing(self, request_id: str, ids: list[str]) -> list[str]:
         """Return those of a request's calls that have no result; all if that is not known."""
         awaited_id, awaited = self.awaits

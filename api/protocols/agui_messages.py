@@ -32,6 +32,7 @@ class RunMessages:
     def __init__(self) -> None:
         self._own: dict[str, Message] = {}
         self._void: frozenset[str] = NO_IDS
+        self._proposed = "", ""  # a call that a person has edited, and its arguments before
 
     def text(self, message_id: str, text: str) -> None:
         """Set the text of a turn."""
@@ -65,6 +66,19 @@ class RunMessages:
             return False
         function["arguments"] = arguments
         return True
+
+    def edit(self, call_id: str, arguments: str) -> bool:
+        """Set the arguments that a person gives a call; returns False if it has them already."""
+        proposed = next(self._functions(call_id))["arguments"]
+        changed = self.change_arguments(call_id, arguments)
+        if changed:
+            self._proposed = call_id, proposed
+        return changed
+
+    def propose_again(self, call_id: str) -> bool:
+        """Set the arguments that a call had before `edit`; returns False if it has them."""
+        edited_id, proposed = self._proposed
+        return edited_id == call_id and self.change_arguments(call_id, proposed)
 
     def result(self, message_id: str, call_id: str, content: str) -> None:
         message = {"id": message_id, "role": "tool", "content": content, "toolCallId": call_id}

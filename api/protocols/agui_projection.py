@@ -32,17 +32,16 @@ from ag_ui.core import (
 )
 
 from arkloop.api.protocols.agui_facts import AguiFacts
+from arkloop.api.protocols.agui_frames import numbered, without_number
 from arkloop.api.protocols.agui_interrupts import interrupt_of
-from arkloop.api.protocols.agui_messages import (
-    NO_IDS,
-    PackedMessages,
-    RunMessages,
-    usage_between,
-)
+from arkloop.api.protocols.agui_messages import NO_IDS, PackedMessages, RunMessages, usage_between
 from arkloop.api.protocols.agui_versions import PROTOCOL_VERSION, finished
 from arkloop.api.protocols.projection import arguments_text
+from arkloop.shared.agents import call_approvals
 from arkloop.shared.events import tool_output
 from arkloop.shared.events.open_turn import OpenTurn
+
+_OF_APPROVALS = ("run.waiting_for_input", "run.input_received")
 
 
 class AguiProjection:
@@ -95,6 +94,7 @@ class AguiProjection:
         self._thought: list[str] | None = None
         self._writing: dict[str, list[str]] = {}  # calls whose arguments are streamed
         self._handed: frozenset[str] = NO_IDS  # calls that the client makes
+        self._approved_id = ""  # of the call that the run has asked to approve last
         self._routes: Sequence[Mapping[str, Any]] = ()
         self._routes_before: Sequence[Mapping[str, Any]] = ()
 
@@ -123,10 +123,11 @@ class AguiProjection:
     def frames(self, event: Mapping[str, Any]) -> Iterable[bytes]:
         if self.is_over:
             return []
+        frames = self._corrected(event) if event["type"] in _OF_APPROVALS else []
         found = [
             self._frame(one) for part in self._open_turn.add(event) for one in self._events(part)
         ]
-        frames = [frame for frame in found if frame is not None]
+        frames += [frame for frame in found if frame is not None]
         if not self._has_begun and self.waits == self.first > 0:
             frames += self._begin()
         return frames
@@ -139,17 +140,12 @@ class AguiProjection:
     def _begin(self) -> list[bytes]:
         self._has_begun = True
         self._routes_before = self._routes
-        started = self._frame(
-            RunStartedEvent(
-                thread_id=self._facts.thread_id,
-                run_id=self._facts.client_run_id,
-                protocol_version=PROTOCOL_VERSION,
-            )
-        )
+        ids: Any = {"thread_id": self._facts.thread_id, "run_id": self._facts.client_run_id}
+        started = self._frame(RunStartedEvent(**ids, protocol_version=PROTOCOL_VERSION))
         frames = [] if started is None else [started]
         if (self._connects or self._corrects) and self._after <= 1:
             # Without a number: it depends on what is in the thread by now.
-            frames.append(_without_number(self._snapshot()))
+            frames.append(without_number(self._snapshot()))
         return frames
 
     def _events(self, event: Mapping[str, Any]) -> Iterator[BaseEvent]:
@@ -190,21 +186,16 @@ class AguiProjection:
             outcome: Any = RunFinishedSuccessOutcome(pending_tool_call_ids=missing)
         else:
             call_id = self._facts.call_id(data.get("tool_call_id") or "")
+            self._approved_id = call_id if data["kind"] == call_approvals.KIND else ""
+            name = self._messages.name_of(call_id)
             # The key of a custom agent's question need not be the id of a call.
-            shown_id = None if self._messages.name_of(call_id) is None else call_id
-            interrupt = interrupt_of(data, shown_id, may_edit=self._may_edit(data))
+            shown_id = None if name is None else call_id
+            interrupt = interrupt_of(data, shown_id, may_edit=self._facts.may_edit(name))
             outcome = RunFinishedInterruptOutcome(interrupts=[interrupt])
         if self._has_begun:
             self.asked = event
             self.is_over = True
             yield self._finished(outcome)
-
-    def _may_edit(self, data: Mapping[str, Any]) -> bool:
-        """Return whether the reader may change the call's arguments, as `approvers.check` says."""
-        if not self._facts.is_for_end_user or data["kind"] != "tool_confirmation":
-            return True
-        name = self._messages.name_of(self._facts.call_id(data["tool_call_id"]))
-        return name in self._facts.client_tools
 
     def _asked_calls(self, data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         return [call for call in data["calls"] if call["name"] in self._facts.client_tools]
@@ -223,6 +214,24 @@ class AguiProjection:
         if edited and self._has_begun:
             self._earlier = self._earlier.without_results(edited)
             yield self._snapshot()
+
+    def _corrected(self, event: Mapping[str, Any]) -> list[bytes]:
+        """Note arguments that a person has given a call of the service; return a snapshot of them.
+
+        If they do not fit, the run asks again about those that it had. The snapshot has no number:
+        cursors count the same events as before there was one.
+        """
+        data, changed = event["data"], False
+        if event["type"] == "run.input_received":
+            name = self._messages.name_of(self._approved_id)
+            given = call_approvals.edited(data["content"])
+            is_own = name is not None and name not in self._facts.client_tools  # see `_hand_over`
+            if is_own and given is not None:
+                changed = self._messages.edit(self._approved_id, arguments_text(given))
+        elif data["kind"] == call_approvals.KIND:
+            changed = self._messages.propose_again(self._facts.call_id(data["tool_call_id"]))
+        is_shown = changed and self._has_begun and self._number >= self._after
+        return [without_number(self._snapshot())] if is_shown else []
 
     def _end(self, kind: str, data: Mapping[str, Any]) -> Iterator[BaseEvent]:
         yield from self._close_turn()
@@ -382,18 +391,8 @@ class AguiProjection:
         if not self._has_begun:
             return None
         if isinstance(event, ToolCallResultEvent) and event.tool_call_id in self._handed:
-            return _without_number(event)  # cursors count the same events in all streams
+            return without_number(event)  # cursors count the same events in all streams
         self._number += 1
         if self._number <= self._after:
             return None
-        cursor = f"{self._facts.run_id}.{self.first}.{self._number}"
-        return b"data: %b\nid: %b\n\n" % (encoded(event), cursor.encode())
-
-
-def _without_number(event: BaseEvent) -> bytes:
-    return b"data: %b\n\n" % encoded(event)
-
-
-def encoded(event: BaseEvent) -> bytes:
-    """Return the JSON of an event, on one line."""
-    return event.model_dump_json(by_alias=True).encode()
+        return numbered(event, f"{self._facts.run_id}.{self.first}.{self._number}")

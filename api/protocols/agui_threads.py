@@ -15,6 +15,7 @@ from arkloop.api.protocols.agui_facts import AguiFacts
 from arkloop.api.protocols.agui_messages import Message
 from arkloop.api.protocols.agui_requests import DEFAULT_ROUTE, MAX_MESSAGES, MESSAGE_ID
 from arkloop.api.protocols.projection import arguments_text
+from arkloop.shared.agents import call_approvals
 from arkloop.shared.runs import queries, timeline
 from arkloop.shared.runs.states import WAITING_FOR_THREAD, RunState
 from arkloop.shared.runs.timeline import Entry, Place
@@ -263,7 +264,12 @@ def _run_messages(entry: Entry) -> Iterator[Message]:
         if turn["reasoning"]:
             id_ = f"rs_{run_id.hex}_{number}_0"
             yield {"id": id_, "role": "reasoning", "content": turn["reasoning"]}
-        calls = [_call(run_id, call) for call in turn["tool_calls"] if "arguments" in call]
+        edited = _edited(turn)
+        calls = [
+            _call(run_id, {**call, **edited.get(call["tool_call_id"], {})})
+            for call in turn["tool_calls"]
+            if "arguments" in call
+        ]
         message: Message = {"id": f"msg_{run_id.hex}_{number}", "role": "assistant"}
         if turn["text"]:
             message["content"] = turn["text"]
@@ -277,6 +283,20 @@ def _run_messages(entry: Entry) -> Iterator[Message]:
                 content = call["result"]["output"]
                 shown = {"id": f"{id_}.result", "role": "tool", "toolCallId": id_}
                 yield {**shown, "content": content}
+
+
+def _edited(turn: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the `arguments` that people have given calls in place of their own, by `tool_call_id`.
+
+    The last request for each call counts, also without a reply: the run makes one where arguments
+    do not fit.
+    """
+    replies = {
+        question["tool_call_id"]: call_approvals.edited(question["answer"] or "")
+        for question in turn["questions"]
+        if question["kind"] == call_approvals.KIND
+    }
+    return {id_: {"arguments": given} for id_, given in replies.items() if given is not None}
 
 
 def _call(run_id: UUID, call: Mapping[str, Any]) -> dict[str, Any]:

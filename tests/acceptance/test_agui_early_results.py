@@ -85,6 +85,11 @@ class Page:
         calls = [call for message in self.said["messages"] for call in message.get("toolCalls", ())]
         return [call["id"] for call in calls if call["function"]["name"] in ("locate", "guarded")]
 
+    def arguments(self) -> list[Any]:
+        """Return the arguments of all calls, in order."""
+        calls = [call for message in self.said["messages"] for call in message.get("toolCalls", ())]
+        return [json.loads(call["function"]["arguments"]) for call in calls]
+
     def results(self) -> list[str]:
         """Return the results of all calls, sorted: clients keep the order that they know."""
         return sorted(text for role, text in shown(self.said) if role == "tool")
@@ -188,6 +193,40 @@ def test_a_result_from_before_an_edit_is_not_sent_with_the_next_one(page: Page) 
 
     assert ("assistant", "Done.") == shown(page.said)[-1]
     assert ["Bern", "Oslo"] == page.connected()
+
+
+@ON_CLIENTS
+@pytest.mark.parametrize(
+    ("call", "edited"),
+    [(CALCULATE, {"expression": "2*5"}), ({"tool": "guarded"}, {"exact": False})],
+)
+def test_a_page_is_shown_the_arguments_that_were_executed(
+    page: Page, call: dict[str, Any], edited: dict[str, Any]
+) -> None:
+    """A person has replaced those of the model, for the service or for the page."""
+    page.say(call, {"say": "Done."})
+    page.reply({**YES, "editedArgs": edited})
+    executed = page.arguments()
+    if call != CALCULATE:
+        page.send("Rome")
+    page.connected()
+
+    assert ("assistant", "Done.") in shown(page.said)
+    assert [[edited]] * 2 == [executed, page.arguments()]
+
+
+@ON_CLIENTS
+def test_a_page_that_is_asked_again_is_shown_the_proposed_arguments(page: Page) -> None:
+    """A person's own do not fit the tool, and a plain approval is one of those of the model."""
+    page.say(CALCULATE, {"say": "Done."})
+    proposed = page.arguments()
+    page.reply({**YES, "editedArgs": {"expression": 5}})
+    shown_again = page.arguments()
+    page.reply(YES)
+    executed = page.arguments()
+
+    assert ["42"] == page.connected()
+    assert [proposed] * 3 == [shown_again, executed, page.arguments()]
 
 
 @ON_CLIENTS

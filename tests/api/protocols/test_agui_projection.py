@@ -153,6 +153,64 @@ def test_edited_arguments_replace_the_announced_ones() -> None:
     assert '{"exact":false}' == calls[1]["function"]["arguments"]
 
 
+def with_edited_reply() -> list[dict[str, Any]]:
+    """Return the events of a run whose first call of the service a person has edited."""
+    events = events_of("approvals")
+    reply = next(event for event in events if event["type"] == "run.input_received")
+    edit = {"decision": "edit", "arguments": {"expression": "2*5"}}
+    reply["data"]["content"] = json.dumps(edit)
+    return events
+
+
+def frames_of(events: list[dict[str, Any]], waits: int, **how: Any) -> list[bytes]:
+    projection = AguiProjection(FACTS, waits, earlier=PackedMessages([ASKED]), **how)
+    return projection.opening() + project_all(events, projection)
+
+
+@pytest.mark.parametrize("connects", [False, True])
+def test_arguments_of_the_services_calls_are_those_that_were_executed(connects: bool) -> None:
+    """A snapshot at the beginning of what follows the reply has those that a person has edited."""
+    frames = frames_of(with_edited_reply(), 1, connects=connects)
+    started, *corrected = data_of(frames)[: 3 if connects else 2]
+    proposed = data_of(frames_of(events_of("approvals"), 1, connects=True))[1]
+
+    assert "RUN_STARTED" == started["type"]
+    assert {"MESSAGES_SNAPSHOT"} == {event["type"] for event in corrected}
+    calls = corrected[-1]["messages"][1]["toolCalls"]
+    assert '{"expression":"2*5"}' == calls[0]["function"]["arguments"]
+    assert calls[1:] == proposed["messages"][1]["toolCalls"][1:]
+
+
+@pytest.mark.parametrize("waits", [0, 1, 2])
+def test_a_snapshot_of_edited_arguments_does_not_count_for_cursors(waits: int) -> None:
+    """Clients have cursors of streams that had none; it comes again for those before it alone."""
+    edited = with_edited_reply()
+    plain, frames = frames_of(events_of("approvals"), waits), frames_of(edited, waits)
+    numbered = [frame for frame in frames if b"\nid: " in frame]
+
+    assert (waits == 1) == (len(frames) > len(numbered))
+    ids = [[frame.partition(b"\nid: ")[2] for frame in one] for one in (plain, numbered)]
+    assert ids[0] == ids[1]
+    for after in range(len(numbered) + 1):
+        lacking = frames if after == 0 else frames[1:] if after == 1 else numbered[after:]
+        assert lacking == frames_of(edited, waits, after=after)
+
+
+def test_proposed_arguments_come_again_with_the_second_request_about_a_call() -> None:
+    """Their snapshot counts for no cursor either, and is sent up to the interrupt alone."""
+    events = with_edited_reply()
+    asked = next(event for event in events if event["type"] == "run.waiting_for_input")
+    events.insert(events.index(asked) + 3, asked)
+    frames = frames_of(events, 1)
+
+    types = ["RUN_STARTED", "MESSAGES_SNAPSHOT", "MESSAGES_SNAPSHOT", "RUN_FINISHED"]
+    assert types == [event["type"] for event in data_of(frames)]
+    assert [True, False, False, True] == [b"\nid: " in frame for frame in frames]
+    assert [frames, frames[1:], []] == [frames_of(events, 1, after=after) for after in range(3)]
+    calls = data_of(frames)[2]["messages"][1]["toolCalls"]
+    assert data_of(frames_of(events, 2, connects=True))[1]["messages"][1]["toolCalls"] == calls
+
+
 @pytest.mark.parametrize("waits", [0, 1])
 def test_a_result_from_before_an_edit_is_taken_back(waits: int) -> None:
     """The snapshot with the new arguments lacks it; one that follows has the results of these."""
