@@ -5,7 +5,8 @@ anyway.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -20,7 +21,7 @@ from arkloop.api.http.fields import ClientId, JsonSchema, Metadata, StrictBoolea
 from arkloop.api.http.schema import Schema
 from arkloop.api.protocols.responses_input import Input
 from arkloop.api.protocols.responses_output import SERVER_LABEL
-from arkloop.shared.catalog import model_routes, personas
+from arkloop.shared.catalog import client_tools, model_routes, personas
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import Forbidden, InvalidRequest, PersonaNotFound, RouteNotFound
@@ -61,6 +62,8 @@ class Only(fields.Field[Any]):
 _MADE_OF_FIELDS = ("model_settings", "limits")
 #: The place of a tool, with which a reason begins.
 _PLACE = re.compile(r"^\[([0-9]+)\]")
+#: Functions of the persona and of the run, and declarations of its server.
+_MAX_TOOLS = 3 * client_tools.MAX_TOOLS
 #: Fields that SDKs send in the declaration of an MCP server.
 _SERVER_FIELDS = ("type", "server_label", "server_url", "server_description", "require_approval")
 
@@ -117,7 +120,7 @@ def new_run(
         persona=persona,
         route=route,
         trace_id=trace_id(),
-        options=_checked(persona, route, _overrides(body, given), body),
+        options=_checked(persona, route, _overrides(body, given, persona), body),
         end_user_id=body.get("safety_identifier") or body.get("user"),
         metadata=body.get("metadata") or {},
         on_busy=OnBusy.ENQUEUE,
@@ -200,7 +203,7 @@ def check_same(model: str, run: RowMapping) -> None:
         raise InvalidRequest(model=[why])
 
 
-def _overrides(body: Mapping[str, Any], given: Input) -> dict[str, Any]:
+def _overrides(body: Mapping[str, Any], given: Input, persona: Persona) -> dict[str, Any]:
     instructions = body.get("instructions")
     if given.instructions:
         if instructions is not None and not isinstance(instructions, str):
@@ -218,7 +221,7 @@ def _overrides(body: Mapping[str, Any], given: Input) -> dict[str, Any]:
     most = body.get("max_output_tokens")
     wanted = {
         "instructions": instructions or None,
-        "tools": _tools(body.get("tools")) or None,
+        "tools": _added(persona, _tools(body.get("tools"))) or None,
         "model_settings": settings or None,
         "limits": None if most is None else {"max_output_tokens": most},
         "output_schema": schema,
@@ -238,15 +241,44 @@ def _checked(
             if name in _MADE_OF_FIELDS:  # as a whole: the persona does not allow it
                 problems |= {f"{name}.{field}": why for field in wanted[name]}
             elif name == "tools":
-                problems[name] = _at_their_places(why, body["tools"])
+                problems[name] = _at_their_places(why, body["tools"], persona)
             else:
                 problems[name] = why
         raise InvalidRequest(**problems) from None
 
 
-def _at_their_places(reasons: Sequence[str], tools: Sequence[Any]) -> list[str]:
+def _added(persona: Persona, tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the tools that the persona does not declare for its clients itself.
+
+    SDKs name its own, too, so that they can execute their calls.
+
+    Raises:
+        InvalidRequest: one of its own is named twice.
+    """
+    declared = _declared(persona)
+    own = Counter(tool["name"] for tool in tools if _is_among(declared, tool))
+    if repeated := [name for name, count in own.items() if count > 1]:
+        raise InvalidRequest(tools=[f"duplicate tool {repeated[0]!r}"])
+    return [tool for tool in tools if not _is_among(declared, tool)]
+
+
+def _declared(persona: Persona) -> frozenset[str]:
+    return frozenset(tool.name for tool in persona.client_tools)
+
+
+def _is_among(names: Collection[str], tool: Mapping[str, Any]) -> bool:
+    name = tool.get("name")
+    return isinstance(name, str) and name in names
+
+
+def _at_their_places(reasons: Sequence[str], tools: Sequence[Any], persona: Persona) -> list[str]:
     """Return the reasons with the places that functions have among all tools of the request."""
-    places = [place for place, tool in enumerate(tools) if tool["type"] == "function"]
+    declared = _declared(persona)
+    places = [
+        place
+        for place, tool in enumerate(tools)
+        if tool["type"] == "function" and not _is_among(declared, tool)
+    ]
     return [_PLACE.sub(lambda at: f"[{places[int(at[1])]}]", reason) for reason in reasons]
 
 
@@ -299,6 +331,8 @@ def _tools(value: Any) -> list[dict[str, Any]]:
         return []
     if not isinstance(value, list):
         raise InvalidRequest(tools=["must be a list"])
+    if len(value) > _MAX_TOOLS:
+        raise InvalidRequest(tools=[f"must be a list of at most {_MAX_TOOLS} tools"])
     named = [(f"tools[{place}]", tool) for place, tool in enumerate(value)]
     return [_tool(name, tool) for name, tool in named if not _declares_server(name, tool)]
 

@@ -42,6 +42,13 @@ async def session() -> list[Any]:
     return [(await Runner.run(agent, text, session=kept)).final_output for text in asked]
 
 
+async def declared() -> str:
+    """Execute a call of a tool that the persona declares itself."""
+    agent = Agent(name="A", model="declares", tools=[locate])
+    said = script({"tool": "locate", "args": {"exact": True}}, {"say": "Done."})
+    return str((await Runner.run(agent, said)).final_output)
+
+
 async def approval() -> list[Any]:
     """Approve a call of the persona's own tool."""
     agent = Agent(name="A", model="careful", tools=[HostedMCPTool(tool_config=SERVER)])
@@ -65,7 +72,7 @@ async def main(url: str, key: str) -> None:
     set_default_openai_client(AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0))
     set_tracing_disabled(disabled=True)
     handoffs = [await handoff("scripted"), await handoff("careful")]
-    print(json.dumps([await session(), await approval(), handoffs]))
+    print(json.dumps([await session(), await approval(), handoffs, await declared()]))
 
 
 asyncio.run(main(*sys.argv[1:]))
