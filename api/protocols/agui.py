@@ -146,6 +146,7 @@ def run_agent() -> Response:
         echoes = part.echoes
         if echoes is None:
             echoes = agui_echoes.earlier(sql, wanted, run["thread_id"])
+        echoes |= agui_echoes.not_kept(sql, wanted, run)
     wanted = agui_echoes.without(wanted, echoes)
     if part.pending:
         left: list[Any] = wanted.messages
@@ -248,6 +249,7 @@ def _resumed(wanted: AguiRequest, cursor: str) -> Response:
             raise RunNotFound()
         facts, waits = agui_facts.facts_of(run, wanted.thread_id), int(found[2])
         echoes = agui_echoes.earlier(sql, wanted, thread.id)
+        echoes |= agui_echoes.not_kept(sql, wanted, run)
         wanted = agui_echoes.without(wanted, echoes)
         given = wanted.given_results(run_id)
         messages: list[Any] = wanted.messages

@@ -1,14 +1,16 @@
-"""Messages of pages that repeat the reply to the approval of a call, under the id of the call.
+"""Messages of the role `tool` that are no results of their calls.
 
-`useInterrupt` of CopilotKit adds one with each reply, as a message of the role `tool`, and sends it
-with all later requests. None of them is a result of its call.
+`useInterrupt` of CopilotKit adds one with each reply to the approval of a call: it repeats the
+reply, under the id of the call, and is sent with all later requests. Pages also execute calls that
+their run does not make after that.
 """
 
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 
 from arkloop.api.protocols import call_ids
 from arkloop.api.protocols.agui_interrupts import APPROVAL_FIELDS, content_of
@@ -19,7 +21,7 @@ from arkloop.shared.agents import approvals, call_approvals
 from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events import event_log
-from arkloop.shared.runs import thread_entries
+from arkloop.shared.runs import pending_calls, thread_entries
 
 _CANCELLED = {"status": "cancelled"}
 #: One of these is in each reply: results may be long, and need not be read.
@@ -56,6 +58,25 @@ def earlier(sql: Connection, wanted: AguiRequest, thread_id: UUID) -> frozenset[
         if data["kind"] == call_approvals.KIND and call_id in suspected:
             had.setdefault(call_id, []).append(approvals.read(row.content))
     return frozenset(place for place, (id_, reply) in suspects.items() if reply in had.get(id_, ()))
+
+
+def not_kept(sql: Connection, wanted: AguiRequest, shown: RowMapping) -> frozenset[int]:
+    """Return the places of the newest tool messages, if their results are not kept by their run.
+
+    It is one before the run that is shown. It has ended before it made the calls, or the reply that
+    they came with was too late.
+    """
+    newest = takewhile(lambda message: message["role"] != "assistant", reversed(wanted.messages))
+    ids = {message["toolCallId"] for message in newest if message["role"] == "tool"}
+    run_ids = set(filter(None, map(call_ids.run_of, ids))) - {shown["id"]}
+    if len(run_ids) != 1:  # they are of one turn
+        return frozenset()
+    [run_id] = run_ids
+    own = {id_: call_ids.stored(run_id, id_) for id_ in ids if call_ids.run_of(id_) == run_id}
+    kept = pending_calls.kept(sql, shown["thread_id"], run_id, own.values())
+    lost = {id_ for id_, stored_id in own.items() if stored_id not in kept}
+    sent = enumerate(wanted.messages)
+    return frozenset(place for place, message in sent if message.get("toolCallId") in lost)
 
 
 def without(wanted: AguiRequest, places: frozenset[int]) -> AguiRequest:

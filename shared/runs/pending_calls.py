@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    JSON,
     ColumnElement,
     Connection,
     Row,
@@ -26,6 +27,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from arkloop.shared.errors import InvalidRequest, NotActive, NotWaiting, ToolResultConflict
 from arkloop.shared.events import tool_output
 from arkloop.shared.events.plain import clean
+from arkloop.shared.events.types import ToolResult
 from arkloop.shared.runs import agent_queue
 from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.shared.runs.transitions import awaiting_runs, queued, waiting_is_over
@@ -33,6 +35,7 @@ from arkloop.shared.storage import signals
 from arkloop.shared.storage.arrays import TextArray, plain_array
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.notifications import Reached
+from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import inputs, runs, tool_calls
 from arkloop.shared.times import rfc3339
 
@@ -129,13 +132,7 @@ def as_early(
     """
     if not results:
         return None
-    ids = [result.tool_call_id for result in results]
-    done = select(tool_calls.c.tool_call_id).where(
-        tool_calls.c.run_id == run_id,
-        tool_calls.c.tool_call_id.in_(ids),
-        tool_calls.c.done_at.is_not(None),
-    )
-    known = {*sql.scalars(done), *sql.scalars(_early(run_id, ids, _EARLY_ID))}
+    known = _known(sql, run_id, [result.tool_call_id for result in results])
     return [
         {
             "tool_call_id": result.tool_call_id,
@@ -151,6 +148,37 @@ def early(sql: Connection, run_id: UUID, ids: Collection[str]) -> dict[str, tupl
     """Return the results of these calls that came with replies: output and `is_error`, by calls."""
     columns = _EARLY_ID, _EARLY["output"].astext, _EARLY["is_error"].as_boolean()
     return {id_: (output, err) for id_, output, err in sql.execute(_early(run_id, ids, *columns))}
+
+
+def kept(sql: Connection, thread_id: UUID, run_id: UUID, ids: Collection[str]) -> Collection[str]:
+    """Return those of these calls whose results a run of the thread has, or keeps for later.
+
+    A run that has ended, or is about to, has those of its events. One that the thread lacks has
+    them all.
+    """
+    query = select(runs.c.state, runs.c.cancel_requested_at).where(
+        runs.c.id == run_id, runs.c.thread_id == thread_id
+    )
+    run = sql.execute(query).one_or_none()
+    if run is None:
+        return ids
+    ends = RunState(run.state).is_terminal or run.cancel_requested_at is not None
+    known = set() if ends else _known(sql, run_id, ids)
+    call_id = run_events.c.payload.cast(JSON)["data"]["tool_call_id"].as_string()
+    shown = select(call_id).where(
+        run_events.c.run_id == run_id, run_events.c.type == ToolResult.type, call_id.in_(ids)
+    )
+    return known.union(sql.scalars(shown))
+
+
+def _known(sql: Connection, run_id: UUID, ids: Collection[str]) -> set[str]:
+    """Return those of these calls that have a result from a reply or in the ledger."""
+    done = select(tool_calls.c.tool_call_id).where(
+        tool_calls.c.run_id == run_id,
+        tool_calls.c.tool_call_id.in_(ids),
+        tool_calls.c.done_at.is_not(None),
+    )
+    return {*sql.scalars(done), *sql.scalars(_early(run_id, ids, _EARLY_ID))}
 
 
 #: One of the results in `inputs.results`.

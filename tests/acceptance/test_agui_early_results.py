@@ -180,6 +180,18 @@ def test_a_result_of_another_call_than_the_approved_one_does_not_count(
 
 
 @ON_CLIENTS
+def test_a_result_does_not_count_beside_a_cancel_with_a_message(page: Page) -> None:
+    """The user has moved on before the run made the call that the page has executed."""
+    page.say({"tool": "guarded"}, {"say": "Done."})
+    [interrupt] = page.said["interrupts"]
+    cancel = [{"interruptId": interrupt["id"], "status": "cancelled"}]
+    page.send("Rome", then_says="Never mind.", resume=cancel)
+
+    assert ("assistant", "You said: Never mind.") == shown(page.said)[-1]
+    assert [] == page.results() == page.connected()
+
+
+@ON_CLIENTS
 def test_a_result_from_before_an_edit_is_not_sent_with_the_next_one(page: Page) -> None:
     """The page loses it with the edit, and so executes the call again."""
     page.say({"tools": [{"tool": "guarded", "args": {"exact": True}}, TOOL]}, {"say": "Done."})

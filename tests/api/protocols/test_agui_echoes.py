@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from werkzeug.test import TestResponse
 
 from arkloop.shared.claim import Claim
 from arkloop.shared.events.types import ToolCallRequested, ToolResult
@@ -23,6 +24,7 @@ from tests.api.protocols.test_agui_runs import (
     turn,
     types_of,
 )
+from tests.api.protocols.test_agui_runs import asking as calling
 from tests.api.protocols.test_agui_runs_resumed import early_results
 from tests.clients import User
 from tests.query_plans import noted
@@ -227,6 +229,109 @@ def test_a_cancelled_reply_is_taken_back_beside_a_new_message(
     for started, snapshot, *_ in map(events_of, streams):
         assert ["RUN_STARTED", "MESSAGES_SNAPSHOT"] == [started["type"], snapshot["type"]]
         assert ["m1", "m2", "m9"] == [one["id"] for one in snapshot["messages"]]
+
+
+@pytest.mark.parametrize("payload", [CANCELLED, None])
+def test_a_result_that_does_not_count_is_taken_back_beside_a_new_message(
+    alice: User, stored: StoredRuns, payload: Any
+) -> None:
+    """The run is over before it makes the call; results of calls that it has made stay.
+
+    The response is the same when the request is sent again, with the same or with another `runId`.
+    """
+    send(alice, SAID).close()
+    claim = stored.held(run_id := newest(stored))
+    for call_id in ("c", "d"):
+        stored.write(claim, ToolCallRequested(call_id, "locate", {}))
+    stored.write(claim, ToolResult("d", "locate", "Oslo", False, 1))
+    asked = replace(claim, last_seq=stored.last_seq(run_id))
+    stored.park(asked, request_id := new_id(), kind="tool_confirmation", tool_call_id="c")
+    resume = [{"interruptId": str(request_id), **CANCELLED}]
+    echo = [] if payload is None else [result(run_id, "c", json.dumps(payload))]
+    results = result(run_id, "d", "Oslo"), result(run_id, "c", "Rome"), *echo
+    sent = (SAID, turn(run_id, "c", "d"), *results, LATER)
+
+    streams = [
+        send(alice, *sent, resume=resume, run_id=name) for name in ("first", "first", "again")
+    ]
+    stored.finish(stored.held(newest(stored)))
+
+    for started, snapshot, *_ in map(events_of, streams):
+        assert ["RUN_STARTED", "MESSAGES_SNAPSHOT"] == [started["type"], snapshot["type"]]
+        assert ["m1", "m2", "t-d", "m9"] == [one["id"] for one in snapshot["messages"]]
+
+
+def page_with_results(run_id: UUID, *said: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the messages of a page that has the result of the first of two calls."""
+    return [SAID, turn(run_id, "c", "d"), result(run_id, "c", "Rome"), *said]
+
+
+def shown_results(response: TestResponse) -> list[list[str]]:
+    """Return the ids of the results in each snapshot of a stream."""
+    shown = [event["messages"] for event in events_of(response) if "messages" in event]
+    return [[one["id"] for one in each if one["role"] == "tool"] for each in shown]
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_a_result_is_taken_back_if_a_message_cancels_the_wait_for_others(
+    alice: User, stored: StoredRuns, is_given: bool
+) -> None:
+    """The run ends before it has the result, also if the page has sent it alone before."""
+    run_id = calling(alice, stored, "c", "d")
+    if is_given:
+        send(alice, *page_with_results(run_id)).close()
+
+    streams = [send(alice, *page_with_results(run_id, LATER), run_id=id_) for id_ in "aab"]
+    stored.finish(stored.held(newest(stored)))
+
+    assert "cancelled" == stored.state(run_id)
+    assert [[[]]] * 3 == [shown_results(one) for one in streams]
+
+
+def test_a_result_that_a_run_keeps_is_not_taken_back(alice: User, stored: StoredRuns) -> None:
+    """The message waits for the run, which has the result but has not made its next step."""
+    run_id = calling(alice, stored, "c")
+    send(alice, *items(run_id, "Rome")).close()
+    stream = send(alice, *items(run_id, "Rome"), LATER)
+    stored.finish(stored.held(run_id), with_followers=True)
+    stored.finish(stored.held(newest(stored)))
+
+    assert [] == shown_results(stream)
+
+
+@pytest.mark.parametrize(("after", "shown"), [(1, [[]]), (2, [])])
+def test_a_cut_stream_takes_a_result_back_that_does_not_count(
+    alice: User, stored: StoredRuns, after: int, shown: list[list[str]]
+) -> None:
+    """The stream of the message that has cancelled the run was cut, perhaps behind the snapshot."""
+    run_id, resume = asking(alice, stored, CANCELLED)
+    sent = [*items(run_id, "Rome"), LATER]
+    send(alice, *sent, resume=resume).close()
+    stored.finish(stored.held(new := newest(stored)))
+
+    body = {"threadId": "chat-1", "runId": "c", "messages": sent, "protocolVersion": "1.0"}
+    header = {"Last-Event-ID": f"{new}.0.{after}"}
+    assert shown == shown_results(alice.post("/v1/agui/connect", json=body, headers=header))
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_result_beside_a_cancel_that_is_too_late_is_taken_back(
+    alice: User, stored: StoredRuns, has_ended: bool
+) -> None:
+    """The run was cancelled before, and another page had one; or it had another reply."""
+    run_id, resume = asking(alice, stored, CANCELLED)
+    if has_ended:
+        stored.cancel(run_id)
+        send(alice, {**SAID, "id": "other", "content": "Of another page"}).close()
+        stored.finish(stored.held(newest(stored)))
+    else:
+        stored.answer(run_id, "yes")
+    stream = send(alice, *items(run_id, "Rome", CANCELLED), LATER, resume=resume)
+    if not has_ended:
+        stored.finish(stored.held(run_id), with_followers=True)
+    stored.finish(stored.held(newest(stored)))
+
+    assert [[]] == shown_results(stream)
 
 
 def test_a_reply_is_taken_back_after_a_lost_response(alice: User, stored: StoredRuns) -> None:
