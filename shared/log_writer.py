@@ -25,6 +25,9 @@ FINISH_SECONDS = 1.0
 #: How often, and how long each time, a thread that has filled the queue lets lines be written: one
 #: that computes without a pause is faster than any reader.
 PAUSES, PAUSE_SECONDS = 20, 0.0001
+#: How often the rest of a line is tried again: until it is written, those of other processes that
+#: share the file are appended to its beginning.
+RETRY_SECONDS = 0.1
 
 _STDERR = 2
 #: Lines up to this size together are written at once, and not between those of other processes.
@@ -56,8 +59,10 @@ class LogWriter(logging.Handler):
         self._has_thread = self._has_ended = False
         self._is_stuck = False  # whether nothing was written since a wait was in vain
         self._dropped = 0  # changed under the handler's lock alone
-        self._reported = 0  # of those dropped; changed by the thread, or by direct writes
-        self._rest: bytes | memoryview = b""  # of a line written directly: there was no room for it
+        # These are changed by the thread, or by direct writes.
+        self._lost = 0  # lines that came while the rest of others could not be written
+        self._reported = 0  # of those dropped or lost
+        self._rest: bytes | memoryview = b""  # of lines for which there was no room, or a full disk
 
     def emit(self, record: logging.LogRecord) -> None:
         """Format the record, and leave its line to the thread, or drop it."""
@@ -90,14 +95,17 @@ class LogWriter(logging.Handler):
         while self._rest or line:
             if not _has_room(0 if self._is_stuck else FINISH_SECONDS):
                 self._is_stuck = True
-                self._dropped += bool(line)
-                return
+                break
             self._is_stuck = False
             if not self._rest:
                 self._rest = memoryview(self._notice_of_dropped() + line)
                 line = b""
-            _write(self._rest[:_WHOLE_BYTES])
-            self._rest = self._rest[_WHOLE_BYTES:]
+            piece = self._rest[:_WHOLE_BYTES]
+            unwritten = _write(piece)
+            self._rest = self._rest[len(piece) - len(unwritten) :]
+            if unwritten:
+                break
+        self._dropped += bool(line)
 
     def _started(self) -> bool:
         """Start the thread if there is none, and return whether there is one."""
@@ -151,24 +159,39 @@ class LogWriter(logging.Handler):
         batch = b""
         while True:
             try:
-                item = lines.get(block=not batch)
+                item = lines.get(not batch, RETRY_SECONDS if self._rest else None)
             except _queue.Empty:
                 item = None
             if isinstance(item, bytes) and len(batch) + len(item) <= _WHOLE_BYTES:
                 batch += item
                 continue
             if batch:
-                _write(batch)
+                self._send(batch)
                 self._is_stuck = self._has_ended and self._is_stuck
             batch = item if isinstance(item, bytes) else b""
             if not batch:
-                _write(self._notice_of_dropped())
+                self._send(b"")
+                if not self._rest:
+                    self._send(self._notice_of_dropped())
             if isinstance(item, _queue.SimpleQueue):
                 item.put(None)
 
+    def _send(self, lines: bytes) -> None:
+        """Write the lines, after the rest of earlier ones; they are lost if that cannot be written.
+
+        The rest of a partly written line is written before any other line of this process.
+        """
+        self._rest = _write(self._rest)
+        if self._rest:
+            self._lost += lines.count(b"\n")
+        else:
+            self._rest = _write(lines)
+
     def _notice_of_dropped(self) -> bytes:
-        """Return a line about the lines that were dropped since the last one; empty if none was."""
-        dropped = self._dropped - self._reported
+        """Return a line about the lines that were dropped or lost since the last one; empty if none
+        was.
+        """
+        dropped = self._dropped + self._lost - self._reported
         if not dropped:
             return b""
         line = _encoded(self.format(_notice(dropped)))
@@ -184,7 +207,7 @@ def _native(module: Any, name: str) -> Any:
 
 
 def _notice(dropped: int) -> logging.LogRecord:
-    line = "%d lines of the log were dropped: standard error was not read"
+    line = "%d lines of the log were dropped: standard error was not read, or could not be written"
     return logging.LogRecord(__name__, logging.WARNING, __file__, 0, line, (dropped,), None)
 
 
@@ -200,12 +223,13 @@ def _has_room(seconds: float) -> bool:
         return True
 
 
-def _write(data: bytes | memoryview) -> None:
-    """Write the data; what cannot be written is lost, as there is nowhere to say so."""
+def _write(data: bytes | memoryview) -> bytes | memoryview:
+    """Write the data; returns what cannot be written, as to a full disk."""
     while data:
         try:
             data = data[os.write(_STDERR, data) :]
         except BlockingIOError:  # another process that has the pipe made it so
             _native(time, "sleep")(0.01)
         except OSError:
-            return
+            break
+    return data

@@ -95,11 +95,34 @@ os.wait()
 FAULTS = f"""{_START}
 full = os.open("/dev/full", os.O_WRONLY)
 reader, writer = os.pipe()
-os.close(reader)
+monkey.get_original("os", "close")(reader)  # gevent's waits for its loop
 for output in full, writer, 1:
     os.dup2(output, 2)
     log.info("line %d", output)
     logs.handler().flush()
+"""
+#: Standard error is a file, which has room for a part of a line while the disk is full.
+FULL_DISK = f"""{_START}
+from tests.full_disk import full_disk
+logs.handler().writes_directly = sys.argv[1] == "directly"
+log.info("line 0")
+logs.handler().flush()
+with full_disk(os.fstat(2).st_size + 50):
+    for number in range(1, 500):
+        log.info("line %d", number)
+        logs.handler().flush()
+log.info("after")
+"""
+#: The same, and nothing is logged once there is room.
+TORN = f"""{_START}
+from tests.full_disk import full_disk
+log.info("line 0")
+logs.handler().flush()
+with full_disk(os.fstat(2).st_size + 50):
+    log.info("line 1")
+    logs.handler().flush()
+print("room", flush=True)
+sys.stdin.readline()
 """
 UNBLOCKED = f"""
 import os
@@ -117,6 +140,7 @@ with open(sys.argv[1], "wb") as file:
 _PLENTY = 3 * log_writer.MAX_LINES
 _RECORD = logging.LogRecord("test", logging.INFO, __file__, 0, "a line", (), None)
 _LINE = "a line\n"
+_NOTICE = "lines of the log were dropped: standard error was not read, or could not be written"
 
 
 def _messages(lines: str) -> list[str]:
@@ -223,16 +247,45 @@ def test_a_child_waits_for_a_reader_for_a_limited_time(more: str) -> None:
 
     *lines, notice, last = f"{written}{later}".splitlines()
     assert [f"line {number}{more}" for number in range(len(lines))] == lines
-    dropped = f"{20_000 - len(lines)} lines of the log were dropped: standard error was not read"
-    assert [dropped, "after"] == [notice, last]
+    assert [f"{20_000 - len(lines)} {_NOTICE}", "after"] == [notice, last]
 
 
 def test_what_cannot_be_written_ends_nothing() -> None:
-    """A full disk or a lost reader costs lines, and later ones are written."""
+    """A full disk or a lost reader costs lines, and later ones are written, with their number."""
     with _started(FAULTS, stderr=subprocess.DEVNULL) as process:
         written, _ = process.communicate(timeout=60)
 
-    assert ["line 1"] == _messages(written)
+    first, *later = _messages(written)
+    assert first.startswith("line ")
+    assert ["line 1", f"1 {_NOTICE}"] == later
+
+
+@pytest.mark.parametrize("how", ["by a thread", "directly"])
+def test_lines_that_a_full_disk_has_no_room_for_are_counted(tmp_path: Path, how: str) -> None:
+    """The end of a line that is written in part comes before any other: all of them are JSON."""
+    log = tmp_path / "log"
+    with log.open("ab") as output:
+        with _started(FULL_DISK, how, stderr=output.fileno()) as process:
+            process.communicate(timeout=60)
+
+    assert 0 == process.returncode
+    found = _messages(log.read_text())
+    assert ["line 0", "line 1"] == found[:2]
+    assert {f"498 {_NOTICE}", "after"} == {*found[2:]}
+    assert 4 == len(found)
+
+
+def test_a_line_ends_as_soon_as_there_is_room(tmp_path: Path) -> None:
+    """The lines of other processes come behind it, also while this one logs nothing."""
+    log = tmp_path / "log"
+    with log.open("ab") as output, _started(TORN, stderr=output.fileno()) as process:
+        assert process.stdout is not None
+        assert "room\n" == process.stdout.readline()
+        eventually(lambda: log.read_text().endswith("\n"))
+        output.write(b'{"message": "another process"}\n')
+        output.flush()
+
+        assert ["line 0", "line 1", "another process"] == _messages(log.read_text())
 
 
 def test_a_pipe_that_another_process_has_made_non_blocking_costs_no_line() -> None:
@@ -266,8 +319,7 @@ def test_a_thread_that_has_failed_is_replaced(
     writer.handle(_RECORD)
     writer.flush()
 
-    notice = "2 lines of the log were dropped: standard error was not read\n"
-    assert f"{_LINE * 2}{notice}" == capfd.readouterr().err
+    assert f"{_LINE * 2}2 {_NOTICE}\n" == capfd.readouterr().err
 
 
 def test_a_line_without_a_thread_is_written_at_once(
