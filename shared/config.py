@@ -141,6 +141,7 @@ class Settings:
     metrics_port: int = 0  # 0: no metrics are counted
     metrics_host: str = "127.0.0.1"
     metrics_dir: str | None = None  # None: a folder of the port, where temporary files are
+    temporary_dir: str = "/tmp"  # noqa: S108 - where `TMPDIR` names no other
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -200,6 +201,8 @@ class _Reader:
             "path_prefix": self._path_prefix("ARKLOOP_PATH_PREFIX"),
             "public_url": self._public_url("ARKLOOP_PUBLIC_URL"),
             "plugins": self._folders("ARKLOOP_PLUGINS"),
+            # Without the probe of `tempfile`: all processes of a host need the same.
+            "temporary_dir": self._text("TMPDIR") or Settings.temporary_dir,
             "webhook_retry_seconds": self._pauses("ARKLOOP_WEBHOOK_RETRY_SECONDS")
             or Settings.webhook_retry_seconds,
             "routes_file": self._text("ARKLOOP_ROUTES"),

@@ -5,11 +5,11 @@ whichever gets the request adds all files up. So a host has one address, whateve
 processes it has and which of them live.
 """
 
+import errno
 import fcntl
 import logging
 import os
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +33,7 @@ from arkloop.shared.storage.postgres import MAINTENANCE_TIMEOUTS
 log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # of the disk, or of this user's part of it
 _FOREIGN = "it belongs to another user"
 _STATES = ("queued", "executing", "waiting", "suspended", "pending", "scheduled")
 
@@ -60,6 +61,8 @@ def check(settings: Settings) -> None:
 def prepare(settings: Settings) -> None:
     """Create the folder of the counts, if the settings say that there are any.
 
+    Where the disk has no room for one, a process starts all the same, and `count` reports it.
+
     Raises:
         InvalidSettings
     """
@@ -69,12 +72,15 @@ def prepare(settings: Settings) -> None:
     try:
         _create(folder_of(settings))
     except OSError as error:  # such as one of a file system that has no folders of users
+        if error.errno in _NO_ROOM:
+            return
         raise _unusable(settings, error.strerror or str(error)) from error
 
 
 def _unusable(settings: Settings, why: str) -> InvalidSettings:
+    name = "TMPDIR" if settings.metrics_dir is None else "ARKLOOP_METRICS_DIR"
     folder = str(folder_of(settings).absolute())
-    return InvalidSettings(f"ARKLOOP_METRICS_DIR: {folder!r} cannot be used: {why}")
+    return InvalidSettings(f"{name}: {folder!r} cannot be used: {why}")
 
 
 def count(settings: Settings) -> None:
@@ -86,7 +92,13 @@ def count(settings: Settings) -> None:
     if not settings.metrics_port:
         return
     folder = folder_of(settings)
-    _enter(folder)
+    try:
+        _enter(folder)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        log.error("metrics: this process counts nothing: %s", error)
+        return
     file, lock = count_files.CountFile(folder), new_lock()
     for metric in metrics.all_metrics():
         metric.enable(file.room, lock)
@@ -111,8 +123,12 @@ def listen(connections: Connections) -> None:
 
 
 def folder_of(settings: Settings) -> Path:
-    default = f"{tempfile.gettempdir()}/arkloop-metrics-{os.getuid()}-{settings.metrics_port}"
-    return Path(settings.metrics_dir or default)
+    if settings.metrics_dir is not None:
+        return Path(settings.metrics_dir)
+    parent = Path(settings.temporary_dir)
+    if not os.path.isdir(parent):  # as `tempfile` does; root would create it
+        parent = Path(Settings.temporary_dir)
+    return parent / f"arkloop-metrics-{os.getuid()}-{settings.metrics_port}"
 
 
 _held: list[int] = []  # descriptors of locks, for as long as the process lives

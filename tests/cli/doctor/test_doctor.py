@@ -186,6 +186,18 @@ def test_a_folder_without_room_is_found(examine: Examine, tmp_path: Path) -> Non
     assert [] == list(tmp_path.iterdir())
 
 
+def test_a_full_folder_for_temporary_files_is_found(
+    examine: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The counts are there in any case: another folder would be that of this process alone."""
+    monkeypatch.setattr(tempfile, "tempdir", None)  # what an earlier look has found
+    with full_disk():
+        report = examine(ARKLOOP_METRICS_PORT="9464", TMPDIR=str(tmp_path))
+
+    [(level, why)] = report.of("metrics")
+    assert ("warn", True) == (level, why.startswith(f"no count can be stored in {tmp_path}/"))
+
+
 def test_folders_without_inodes_are_found(
     examine: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

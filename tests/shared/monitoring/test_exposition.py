@@ -1,6 +1,8 @@
 """The folder that processes share, and who empties it."""
 
+import errno
 import fcntl
+import logging
 import os
 import subprocess
 import sys
@@ -23,6 +25,13 @@ exposition._enter(Path(sys.argv[1]))
 print("in", flush=True)
 sys.stdin.read()
 """
+_ENVIRON = {
+    "PATH": os.environ["PATH"],
+    "ARKLOOP_DATABASE_URL": "postgresql://127.0.0.1:1/runs",
+    "ARKLOOP_REDIS_URL": "redis://127.0.0.1:1",
+    "ARKLOOP_JWT_SECRET": "j" * 32,
+    "ARKLOOP_METRICS_PORT": "9464",
+}
 
 
 def test_the_first_process_empties_the_folder_and_others_do_not(tmp_path: Path) -> None:
@@ -158,14 +167,7 @@ def test_a_process_with_a_folder_that_cannot_be_created_does_not_start(
     start: str, status: int, folder: str
 ) -> None:
     """It ends with a line that names the variable, also where root is refused by `/proc` alone."""
-    environ = {
-        "PATH": os.environ["PATH"],
-        "ARKLOOP_DATABASE_URL": "postgresql://127.0.0.1:1/runs",
-        "ARKLOOP_REDIS_URL": "redis://127.0.0.1:1",
-        "ARKLOOP_JWT_SECRET": "j" * 32,
-        "ARKLOOP_METRICS_PORT": "9464",
-        "ARKLOOP_METRICS_DIR": folder,
-    }
+    environ = {**_ENVIRON, "ARKLOOP_METRICS_DIR": folder}
     done = subprocess.run(
         [sys.executable, "-c", start], env=environ, capture_output=True, text=True
     )
@@ -173,6 +175,83 @@ def test_a_process_with_a_folder_that_cannot_be_created_does_not_start(
     assert status == done.returncode, done.stderr
     assert f"ARKLOOP_METRICS_DIR: {folder!r} cannot be used: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+_ON_A_FULL_DISK = """
+import errno, os, sys
+from tests.full_disk import full_disk
+
+def full(*_, **__):
+    number = getattr(errno, sys.argv[1])
+    raise OSError(number, os.strerror(number))
+
+os.mkdir = full
+with full_disk():
+    import arkloop.worker.app
+    from arkloop.shared.monitoring import exposition
+    print(exposition.folder_of(arkloop.worker.app.settings))
+"""
+
+
+@pytest.mark.parametrize("lack", ["ENOSPC", "EDQUOT"])
+def test_a_process_starts_on_a_full_disk(tmp_path: Path, lack: str) -> None:
+    """Its folder is that of the other processes, wherever there is room for one."""
+    environ = {**_ENVIRON, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", _ON_A_FULL_DISK, lack], env=environ, capture_output=True, text=True
+    )
+
+    assert 0 == done.returncode, done.stderr
+    assert f"{tmp_path}/arkloop-metrics-{os.getuid()}-9464\n" == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"TMPDIR": "/var"}, "/var"),
+        ({"TMPDIR": "/none/counts"}, "/tmp"),
+        ({"TMPDIR": ""}, "/tmp"),
+        ({}, "/tmp"),
+    ],
+)
+def test_the_folder_is_where_temporary_files_are(variables: dict[str, str], folder: str) -> None:
+    """A folder for them that does not exist is not created, also not by root."""
+    settings = Settings.from_env({**_ENVIRON, **variables})
+
+    assert Path(folder) == exposition.folder_of(settings).parent
+
+
+def test_the_variable_that_names_an_unusable_folder_is_reported(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """It is `TMPDIR` where no folder of the counts is set."""
+    counting = replace(settings, metrics_port=9464, temporary_dir=str(tmp_path))
+    exposition.folder_of(counting).touch()
+
+    with pytest.raises(InvalidSettings, match="TMPDIR: '.*' cannot be used: "):
+        exposition.prepare(counting)
+
+
+@pytest.mark.parametrize("lack", [errno.ENOSPC, errno.EDQUOT])
+def test_without_room_for_the_folder_nothing_is_counted(
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    lack: int,
+) -> None:
+    """The process works, and says so."""
+
+    def full(*_: object) -> None:
+        raise OSError(lack, os.strerror(lack))
+
+    monkeypatch.setattr(os, "mkdir", full)
+    caplog.set_level(logging.ERROR)
+    exposition.count(replace(settings, metrics_port=9464, metrics_dir=str(tmp_path / "counts")))
+
+    [line] = caplog.messages
+    expected = f"metrics: this process counts nothing: [Errno {lack}] {os.strerror(lack)}"
+    assert expected == line
 
 
 def test_a_folder_that_cannot_be_used_matters_with_counts_alone(
