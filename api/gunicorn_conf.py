@@ -1,8 +1,8 @@
 """Gunicorn's configuration, from the same settings as everything else.
 
-Only `shared.config`, `shared.logs` and `process_memory` may be imported here: this runs in the
-master process, and psycopg must not be loaded before gevent has patched the worker, else each query
-stops the whole process.
+Only `config`, `logs` and `machine` of `shared`, and `process_memory`, may be imported here: this
+runs in the master process, and psycopg must not be loaded before gevent has patched the worker,
+else each query stops the whole process.
 """
 
 import gc
@@ -12,7 +12,7 @@ from typing import Any
 
 from gunicorn import glogging
 
-from arkloop.shared import logs
+from arkloop.shared import logs, machine
 from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.security import process_memory
 
@@ -22,6 +22,7 @@ except InvalidSettings as error:
     sys.exit(str(error))
 if not _settings.core_dumps:
     process_memory.close()
+machine.raise_file_limit()
 
 
 class _Logger(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types

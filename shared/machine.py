@@ -1,6 +1,7 @@
-"""Numbers of processes that fit the machine."""
+"""Limits of the machine: processes that fit, and files that a process may open."""
 
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,3 +39,13 @@ def web_processes(count: int) -> int:
 def worker_processes(count: int) -> int:
     """Return how many worker processes fit: one alone cannot use the core that web leaves idle."""
     return max(min(2, count), count // 4)
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as its hard limit allows.
+
+    Each connection is one; shells and service managers hand on a small soft limit.
+    """
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS refuses more than it can have
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

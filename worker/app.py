@@ -15,7 +15,7 @@ from celery.worker.state import maybe_shutdown
 from gevent import monkey
 from kombu.utils import functional
 
-from arkloop.shared import fault_points, logs, plugins
+from arkloop.shared import fault_points, logs, machine, plugins
 from arkloop.shared.catalog import llm_providers, model_routes, personas
 from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.errors import Unavailable
@@ -49,6 +49,7 @@ if monkey.is_module_patched("time") and _kombus_sleep is not time.sleep:
 gc.disable()
 # Else gevent keeps for each greenlet where it was started, which takes time and memory.
 gevent.config.track_greenlet_tree = False
+machine.raise_file_limit()
 logs.configure()  # what Celery says before it sets up logging is JSON as well
 # In its signal handler Celery writes plain text between the lines of the log.
 celery_program.safe_say = lambda *_: None

@@ -3,13 +3,12 @@
 import os
 import pwd
 import re
-import resource
 import signal
 import socket
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -141,7 +140,7 @@ def supervise(options: Options, guard: int) -> int:
 
     `guard` is the process that the user started.
     """
-    _raise_file_limit()
+    machine.raise_file_limit()
     try:
         with ExitStack() as stack:
             folder = DataFolder(options.data)
@@ -160,13 +159,6 @@ def supervise(options: Options, guard: int) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _raise_file_limit() -> None:
-    # Every open stream is a file; shells hand on a small soft limit.
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def claim_port(host: str, port: int) -> int:

@@ -1,6 +1,8 @@
-"""Defaults that fit the machine."""
+"""Defaults and limits that fit the machine."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,21 @@ def test_a_web_process_has_no_more_workers_than_fit() -> None:
 def test_processes_fit_the_cores(cores: int, web: int, workers: int) -> None:
     """Web processes take half of them, workers a quarter; there are two of each, if it has two."""
     assert (web, workers) == (machine.web_processes(cores), machine.worker_processes(cores))
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("program", ["arkloop.api.gunicorn_conf", "arkloop.worker.app"])
+def test_a_process_may_open_as_many_files_as_its_hard_limit_allows(program: str) -> None:
+    """A shell's 1024 would be reached by a thousand streams."""
+    code = f"import {program}, resource; print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    limited = ["sh", "-c", 'ulimit -Sn 256 && ulimit -Hn && exec "$@"', "sh"]
+    done = subprocess.run(
+        [*limited, sys.executable, "-c", code],
+        env={"PATH": os.environ["PATH"], **LEAST},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+
+    most, soft, hard = done.stdout.split()
+    assert (most, most) == (soft, hard)
