@@ -68,8 +68,9 @@ def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
             continue
         if isinstance(made.stopped, TimeToLand):
             made.stopped, made.result = None, _cut_off(context, turn, made.call)
-        # Where the run resumes elsewhere, results come in call order there: the ledger has them.
-        if made.stopped is None and not isinstance(stopped, ShuttingDown | LeaseLost):
+        # Where the run resumes elsewhere, as after an error, results come in call order there: the
+        # ledger has them.
+        if made.stopped is None and not isinstance(stopped, ShuttingDown | LeaseLost | Exception):
             progress.end(context, made.call.id)
             if pending:
                 turn.ledger_results[made.call.id] = made.result
@@ -216,21 +217,28 @@ class _SideBySide:
         self._ended.set()
 
     def _run(self) -> None:
-        began = time.monotonic()
-        returned, is_error, stopped, begun = self._outcome()
-        output, files = self._kept(returned)
-        duration_ms = round((time.monotonic() - began) * 1000)
-        metrics.TOOL_CALLS.add(1, "error" if is_error else "ok")
-        with self._lock:
-            if self._has_outcome:
-                return
-            self._has_outcome = True
-            self._deadline = None
-        self.stopped = stopped
-        if not self.is_pending:
-            self._take(output, is_error, duration_ms, files, begun=begun)
-        self._ended.set()
-        self._changed.set()
+        is_own = False
+        try:
+            began = time.monotonic()
+            returned, is_error, stopped, begun = self._outcome()
+            output, files = self._kept(returned)
+            duration_ms = round((time.monotonic() - began) * 1000)
+            metrics.TOOL_CALLS.add(1, "error" if is_error else "ok")
+            with self._lock:
+                if self._has_outcome:
+                    return
+                self._has_outcome = is_own = True
+                self._deadline = None
+            self.stopped = stopped
+            if not self.is_pending:
+                self._take(output, is_error, duration_ms, files, begun=begun)
+        except BaseException as error:  # such as no memory: the run must not wait for ever
+            with self._lock:
+                if is_own or not self._has_outcome:
+                    self._has_outcome, self._deadline, self.stopped = True, None, error
+        finally:
+            self._ended.set()
+            self._changed.set()
 
     def _take(
         self,

@@ -145,6 +145,9 @@ def _attempt(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> 
         log.warning("abandoning run: its lease may have expired: %s", reason_of(error), extra=extra)
         process.mark_outage(active.run_id)
         return False
+    except MemoryError:  # a crash: a run that takes all memory each time must end
+        log.error("abandoning run: no memory is left", extra=_ended(None, began))
+        return False
     finally:
         process.leave_quarantine(active)
         logs.clear()
@@ -153,7 +156,7 @@ def _attempt(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> 
 def _traced(process: WorkerProcess, active: ActiveRun, claim: Claim, span: Span) -> Outcome:
     try:
         outcome = _carry_out(process, active, claim)
-    except (LeaseLost, Unavailable):
+    except (LeaseLost, Unavailable, MemoryError):
         span.drop()  # who recovers the run records the attempt
         raise
     span.set({"arkloop.outcome": NAMES[type(outcome)]})

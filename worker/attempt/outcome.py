@@ -71,11 +71,15 @@ def outcome_of(reason: BaseException) -> Outcome:
     """Return the outcome of an attempt that `reason`, a `StopRun` or an error, has ended.
 
     Raises:
-        Unavailable: an outage is no outcome; the run is abandoned, and recovered later.
+        Unavailable, MemoryError: what this process lacks is no outcome; the run is abandoned, and
+            recovered later.
     """
     match reason:
-        case Unavailable():
-            raise reason
+        case Unavailable() | MemoryError():
+            try:
+                raise reason
+            finally:
+                del reason  # else it keeps the attempt's memory until garbage is collected
         case WaitForInput():
             return Waiting(reason)
         case ShuttingDown():

@@ -34,6 +34,7 @@ MAX_BATCH_BYTES = 16 * 1024 * 1024
 LEAST_BATCH_BYTES = 64 * 1024
 #: A run whose row somebody has locked for a moment goes with a later tick.
 LOCKED_SECONDS = 0.02
+_NO_MEMORY = "retrying to write events: no memory is left: %s"
 
 # The rows are locked in id order against a concurrent takeover. One locked row must
 # not stall the other runs: it is skipped, and its events go with a later tick. What is
@@ -79,6 +80,9 @@ class EventWriter:
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._dirty: dict[RunLog, float] = {}  # since when, on the monotonic clock
+        #: The logs of this commit, until they are written: where there is no memory, they come
+        #: again, since their runs would wait for ever.
+        self._taken: dict[RunLog, float] = {}
         #: When text that is being gathered must be committed, on the monotonic clock.
         self._due: dict[RunLog, float] = {}
         self._gather_seconds = GATHER_SECONDS
@@ -95,13 +99,16 @@ class EventWriter:
     def _run(self) -> None:
         pause: float | None = None
         while True:
-            self._wake.wait(pause)
-            self._wake.clear()
-            try:
+            try:  # without this thread no run would continue
+                self._wake.wait(pause)
+                self._wake.clear()
                 pause = self._tick()
             except Exception:
-                log.exception("event writer failed")
                 pause = RETRY_SECONDS
+                try:  # noqa: SIM105 - `suppress` itself needs memory
+                    log.exception("event writer failed")
+                except MemoryError:
+                    pass
 
     def _tick(self) -> float | None:
         """Commit once; returns the seconds until the next commit is due (None: when events are
@@ -109,41 +116,49 @@ class EventWriter:
         """
         began = time.monotonic()
         with self._lock:
-            dirty, self._dirty = self._dirty, {}
-        dirty |= {run_log: at for run_log, at in self._due.items() if at <= began} | dirty
+            # Those that are left of an earlier commit have waited for longer.
+            self._taken, self._dirty = {**self._taken, **self._dirty, **self._taken}, {}
+        for run_log, at in self._due.items():
+            if at <= began:
+                self._taken.setdefault(run_log, at)
+        self._write_taken(began)
+        if not self._due:
+            return None
+        return max(0.001, min(self._due.values()) - time.monotonic())
+
+    def _write_taken(self, began: float) -> None:
+        """Store what the logs hold, or a batch of it; those of others come with the next one."""
         batch: dict[RunLog, Sequence[StoredEvent]] = {}
-        left, later = self._batch_bytes, {}
-        for run_log, since in dirty.items():
+        left, later = self._batch_bytes, dict[RunLog, float]()
+        for run_log, since in self._taken.items():
             if left <= 0:
                 later[run_log] = since
                 continue
             self._due.pop(run_log, None)
-            events, due_in = run_log.take(self._gather_seconds)
+            try:
+                events, due_in = run_log.take(self._gather_seconds)
+            except MemoryError as error:  # those of others may need less
+                self._due[run_log] = began + RETRY_SECONDS
+                self._outage.failed(_NO_MEMORY, reason_of(error))
+                continue
             if events:
                 batch[run_log] = events
                 left -= sum(event.stored_size for event in events)
             if due_in is not None:
                 self._due[run_log] = began + due_in
-        if later:
-            with self._lock:
-                # They come first in the next commit, and have waited since their events were added.
-                for run_log, since in self._dirty.items():
-                    later.setdefault(run_log, since)
-                self._dirty = later
-            self._wake.set()
         if batch:
             again = self._store(batch)
             now = time.monotonic()
             for run_log in batch:
-                metrics.EVENT_LAG.add(now - dirty[run_log])
+                metrics.EVENT_LAG.add(now - self._taken[run_log])
             self._due.update({run_log: now + seconds for run_log, seconds in again.items()})
             # When commits take long there is too much to do: longer pieces of text are less of it.
             self._gather_seconds = min(
                 max(GATHER_SECONDS, (now - began) * COMMITS_PER_GATHERING), MAX_GATHER_SECONDS
             )
-        if not self._due:
-            return None
-        return max(0.001, min(self._due.values()) - time.monotonic())
+        self._taken = later
+        if later:
+            self._wake.set()
 
     def _store(self, batch: dict[RunLog, Sequence[StoredEvent]]) -> dict[RunLog, float]:
         """Commit the batch; returns the runs that have to come again, and in how many seconds."""
@@ -152,12 +167,14 @@ class EventWriter:
             self._outage.worked()
             self._batch_bytes = min(self._batch_bytes * 2, MAX_BATCH_BYTES)
             return dict.fromkeys(skipped, LOCKED_SECONDS)
-        except Unavailable as error:
+        except (Unavailable, MemoryError) as error:
             self._batch_bytes = max(self._batch_bytes // 2, LEAST_BATCH_BYTES)
-            line = "retrying to write events: Postgres unavailable: %s"
-            self._outage.failed(line, reason_of(error))
             for run_log in batch:
                 run_log.give_back()
+            line = "retrying to write events: Postgres unavailable: %s"
+            if isinstance(error, MemoryError):
+                line = _NO_MEMORY
+            self._outage.failed(line, reason_of(error))
             time.sleep(RETRY_SECONDS)
             return dict.fromkeys(batch, RETRY_SECONDS)
         except Exception:

@@ -219,6 +219,7 @@ class RunLog:
     ) -> tuple[list[StoredEvent], float | None]:
         """Return what to commit now, and the seconds until more is due (None: not by time)."""
         with self._changed:
+            self._return_taken()  # where no memory was left for that
             due_in: float | None = None
             if self._text:
                 due_in = self._numbered_at + gather_seconds - time.monotonic()
@@ -254,11 +255,14 @@ class RunLog:
     def give_back(self) -> None:
         """Return what was taken and could not be stored now; it comes first at the next take."""
         with self._changed:
-            self._ready[:0] = self._in_flight
-            self._in_flight = []
+            self._return_taken()
             self._changed.notify_all()
 
     # ---- under the lock ----
+
+    def _return_taken(self) -> None:
+        if self._in_flight:  # both or none: without memory for one, nothing is lost or there twice
+            self._ready, self._in_flight = [*self._in_flight, *self._ready], []
 
     def _number_text(self) -> None:
         if self._text:

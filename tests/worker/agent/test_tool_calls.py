@@ -161,6 +161,31 @@ def test_no_error_of_the_storage_holds_up_the_run(caplog: pytest.LogCaptureFixtu
     assert "storing the images of call call_1_1 failed" in caplog.text
 
 
+class LargeText(str):
+    """An output of a tool that there is no memory to keep."""
+
+    def __getitem__(self, part: Any) -> str:
+        raise MemoryError
+
+
+def test_a_result_for_which_there_is_no_memory_ends_the_attempt() -> None:
+    """The run does not wait for it until its time is over: another worker may have memory.
+
+    Results of later calls are written there too, in call order.
+    """
+    context = RecordedRun()
+
+    @tool(idempotent=True)
+    def large(context: ToolContext) -> str:
+        """Return much."""
+        return LargeText()
+
+    with pytest.raises(MemoryError):
+        run(agent_for({"tools": [{"tool": "large"}, CALCULATE]}, extra={"large": large}), context)
+
+    assert [] == results(context)
+
+
 def test_waiting_for_a_call_does_not_count_towards_the_limit_of_another() -> None:
     """Each call has its own clock, from the moment at which its tool starts."""
     first, second = Blocked(timeout_seconds=0.3), Blocked(timeout_seconds=30)

@@ -1,4 +1,4 @@
-"""Attempts while Postgres responds and cannot write."""
+"""Attempts while Postgres responds and cannot write, or the process lacks what it needs."""
 
 import logging
 from collections.abc import Iterator
@@ -12,7 +12,8 @@ from arkloop.shared.runs.states import RunState
 from arkloop.worker.attempt import execution
 from arkloop.worker.process.process import WorkerProcess
 from tests.stored_runs import StoredRuns
-from tests.worker.attempt.executed_runs import scripted
+from tests.waiting import eventually
+from tests.worker.attempt.executed_runs import scripted, stopped_in_the_middle
 
 pytestmark = pytest.mark.processes
 
@@ -65,3 +66,24 @@ def test_claims_that_fail_are_one_outage_in_the_log(
 
     assert RunState.COMPLETED == stored.state(run_ids[0])
     assert "claiming runs works again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("lack", "line", "crashes"), [(MemoryError(), "abandoning run: no memory is left", 1)]
+)
+def test_a_run_for_which_the_process_lacks_something_is_queued_again(
+    stored: StoredRuns,
+    process: WorkerProcess,
+    caplog: pytest.LogCaptureFixture,
+    lack: Exception,
+    line: str,
+    crashes: int,
+) -> None:
+    """It does not fail: another worker may have what this one lacks."""
+    run_id = scripted(stored, {"say": "Hello "}, {"say": "x ", "repeat": 500, "delay_ms": 20})
+    stopped_in_the_middle(process, stored, run_id, lack)
+
+    eventually(lambda: stored.state(run_id) == RunState.QUEUED)
+    assert crashes == stored.row(run_id)["crashes"]
+    assert "run.failed" not in stored.types(run_id)
+    assert line in caplog.messages

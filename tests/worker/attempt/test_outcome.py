@@ -63,6 +63,12 @@ def test_an_outage_is_no_outcome() -> None:
         outcome_of(Unavailable())
 
 
+def test_no_memory_is_no_outcome() -> None:
+    """Another process may have some."""
+    with pytest.raises(MemoryError):
+        outcome_of(MemoryError())
+
+
 def test_the_text_of_an_internal_error_is_in_the_log_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
