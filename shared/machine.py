@@ -1,13 +1,21 @@
 """Limits of the machine: processes that fit, and files that a process may open."""
 
+import errno
 import os
 import resource
+import socket
+import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+from arkloop.shared.errors import Unavailable
 
 #: Each web process may open 14 connections to Postgres, which allows 100 unless it is configured:
 #: more than this, in each of several containers of a large host, is a decision.
 MOST_BY_DEFAULT = 2
+#: The process, or the machine, has no file descriptor left.
+_NO_FILE = (errno.EMFILE, errno.ENFILE)
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -49,3 +57,78 @@ def raise_file_limit() -> None:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS refuses more than it can have
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def shortage_behind(error: BaseException) -> MemoryError | OSError | None:
+    """Return the lack of memory or of a file descriptor from which an error came; None if none."""
+    for cause in causes_of(error):
+        if isinstance(cause, MemoryError):
+            return MemoryError()
+        # Without a descriptor a resolver says that the name is not known, or nothing for now.
+        failure = _refused_file() if isinstance(cause, socket.gaierror) else cause
+        if isinstance(failure, OSError) and failure.errno in _NO_FILE:
+            return OSError(failure.errno, failure.strerror)
+    return None
+
+
+def raise_shortage(error: BaseException) -> None:
+    """Raise what this process lacks, if the error came from that.
+
+    Raises:
+        MemoryError
+        Unavailable: it has no file descriptor.
+    """
+    try:
+        raise_unchanged_shortage(error)
+    except OSError as shortage:
+        raise Unavailable() from shortage
+
+
+def raise_unchanged_shortage(error: BaseException) -> None:
+    """Raise the shortage from which the error came, if there is one.
+
+    Raises:
+        MemoryError, OSError
+    """
+    shortage = shortage_behind(error)
+    try:
+        if shortage is not None:
+            raise shortage from error
+    finally:
+        del shortage  # else it keeps the error's frames until garbage is collected
+
+
+def lasting_shortage(error: BaseException) -> MemoryError | OSError | None:
+    """Return the shortage behind an error that the code of an agent or a tool raised.
+
+    None if a file can be opened by now: then the code had taken all descriptors itself. The
+    error's frames are cleared, since they hold what the code has opened.
+    """
+    shortage = shortage_behind(error)
+    if shortage is None:
+        return None
+    for cause in causes_of(error):
+        traceback.clear_frames(cause.__traceback__)
+    return shortage if isinstance(shortage, MemoryError) else _refused_file()
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error, and those that it wraps or follows, each once."""
+    left, seen = [error], set[int]()
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        left += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        left += [cause for cause in (one.__cause__, one.__context__) if cause is not None]
+
+
+def _refused_file() -> OSError | None:
+    """Return the lack of a descriptor for which this process can open no file; None if none."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error if error.errno in _NO_FILE else None
+    return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import httpcore2
 
-from arkloop.shared import time_limits
+from arkloop.shared import machine, time_limits
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import CheckedBackend, tls_failure
 from arkloop.shared.security.egress import CheckedUrl, Policy
@@ -87,6 +87,7 @@ def post(
     Raises:
         NotSent: the address is forbidden, or connecting failed.
         Lost: no valid response arrived within `seconds`.
+        MemoryError, Unavailable: this process lacks what a connection takes; it is not made.
         StopRun, LeaseLost: as `aborting` says; the connection is closed.
     """
     sent = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
@@ -96,7 +97,11 @@ def post(
 def get(
     url: str, policy: Policy, headers: dict[str, str], seconds: float, *, most_bytes: int
 ) -> Response:
-    """Send a GET as `post` does, which nobody gives up before its time. Raises: NotSent, Lost."""
+    """Send a GET as `post` does, which nobody gives up before its time.
+
+    Raises:
+        NotSent, Lost, MemoryError, Unavailable
+    """
     return _exchange(unaborted, "GET", url, policy, headers, b"", seconds, most_bytes)
 
 
@@ -177,6 +182,7 @@ def _exchange(
         except egress.Refused as refused:
             raise not_sent(str(refused)) from None
         except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+            machine.raise_shortage(error)
             raise not_sent(_unreachable(error), may_pass=True) from None
         except httpcore2.TimeoutException:
             raise Lost(LATE, status) from None

@@ -5,9 +5,11 @@ step that its checkpoint names.
 """
 
 import asyncio
+import errno
 import functools
 import json
 import os
+import select
 import signal
 import subprocess
 import time
@@ -153,6 +155,14 @@ def _play(run: AgentRun, step: dict[str, Any]) -> None:
             run.text(reply.reason)
         case "raise":
             raise ValueError(value)
+        case "lack":
+            number = errno.EMFILE
+            lack = MemoryError() if value == "memory" else OSError(number, os.strerror(number))
+            raise RuntimeError("a framework's") from lack
+        case "take_descriptors":
+            taken = []
+            while len(taken) < value:
+                taken.append(select.epoll())
         case "swallow":
             _swallow(run, value)
         case "kill" if run.attempt <= value:

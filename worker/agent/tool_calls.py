@@ -7,8 +7,8 @@ import time
 from functools import partial
 from typing import Any
 
-from arkloop.shared import fault_points, metrics
-from arkloop.shared.errors import LeaseLost
+from arkloop.shared import fault_points, machine, metrics
+from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import tool_output, types
 from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.spans import Span
@@ -298,7 +298,7 @@ class _SideBySide:
                 return *sent, None, True
             self.is_pending = True
             return "", False, None, True
-        begun = False
+        tool, begun = None, False
         try:
             tool, made = permitted(agent, context, turn, call)
             if call.name == "ask_user":
@@ -334,6 +334,10 @@ class _SideBySide:
         except BaseException as error:  # SystemExit, too: libraries for command lines raise it
             # Its text may hold secrets, such as the URL of a database: it goes to the log alone.
             log.exception("tool %s raised in call %s", call.name, call.id)
+            is_ours = isinstance(error, Unavailable)  # it need not last
+            lack = machine.shortage_behind(error) if is_ours else machine.lasting_shortage(error)
+            if isinstance(lack, OSError) and tool is not None and tool.idempotent:
+                return "", True, lack, begun  # another worker may have one, and calls it again
             return f"The tool failed: {type(error).__name__}.", True, None, begun
 
     def _sent_early(self) -> tuple[str, bool] | None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from arkloop.shared import plugins
+from arkloop.shared import machine, plugins
 from arkloop.shared.agents.agent_call import AgentCall, AgentFunction
 from arkloop.shared.agents.agent_run import RunStopped
 from arkloop.shared.agents.transcript import shown
@@ -151,6 +151,7 @@ def _call(run: ClaimedRun, function: AgentFunction, agent_run: InProcessRun) -> 
 
     Raises:
         RunFailure: `agent.failed`, or a limit that one of the agent's calls has reached.
+        MemoryError, Unavailable: the agent lacked memory or a file descriptor.
         StopRun, LeaseLost: this attempt ends.
     """
     called = AgentCall(function)
@@ -180,6 +181,8 @@ def _call(run: ClaimedRun, function: AgentFunction, agent_run: InProcessRun) -> 
     if code.error is None:
         return code.result
     log.error("the agent raised", exc_info=code.error)
+    if shortage := machine.lasting_shortage(code.error):
+        machine.raise_shortage(shortage)
     message = f"The agent failed: {shown(code.error)}"
     raise RunFailure("agent.failed", native_limits.explained(message, code.error)) from code.error
 

@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import Any
 from uuid import UUID
 
-from arkloop.shared import fault_points, logs, times
+from arkloop.shared import fault_points, logs, machine, times
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.events import types
@@ -141,12 +141,15 @@ def _attempt(process: WorkerProcess, active: ActiveRun, *, by_message: bool) -> 
         log.info("attempt ended", extra=_ended(outcome, began))
         return isinstance(outcome, Waiting)
     except (LeaseLost, Unavailable) as error:
-        extra = _ended(None, began)
-        log.warning("abandoning run: its lease may have expired: %s", reason_of(error), extra=extra)
+        line = "abandoning run: its lease may have expired: %s"
+        if machine.shortage_behind(error):
+            line = "abandoning run: %s"
+        log.warning(line, reason_of(error), extra=_ended(None, began))
         process.mark_outage(active.run_id)
         return False
-    except MemoryError:  # a crash: a run that takes all memory each time must end
-        log.error("abandoning run: no memory is left", extra=_ended(None, began))
+    except MemoryError as error:  # a crash: a run that takes all memory each time must end
+        line = "abandoning run: no memory is left"
+        log.error(line, exc_info=error, extra=_ended(None, began))
         return False
     finally:
         process.leave_quarantine(active)

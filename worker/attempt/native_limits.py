@@ -2,13 +2,15 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gevent
 import greenlet
 from gevent import monkey
 from gevent.exceptions import InvalidSwitchError, InvalidThreadUseError, LoopExit
+
+from arkloop.shared import machine
 
 NO_PROGRAMS = "An agent in the service's workers cannot start programs: use an agent worker."
 NOT_SHARED = (
@@ -57,22 +59,9 @@ def _refusing(start: Callable[..., Any]) -> Callable[..., Any]:
 
 def explained(text: str, error: BaseException) -> str:
     """Add the limit to the text that the error comes from, if it comes from one."""
-    for one in _causes(error):
+    for one in machine.causes_of(error):
         if isinstance(one, ProgramRefused):
             return f"{text} {NO_PROGRAMS}"
         if isinstance(one, _OTHER_HUB):
             return f"{text} {NOT_SHARED}"
     return text
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error, and those that it wraps or follows."""
-    left, seen = [error], set[int]()
-    while left:
-        one = left.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        yield one
-        left += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
-        left += [cause for cause in (one.__cause__, one.__context__) if cause is not None]

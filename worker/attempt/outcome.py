@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from arkloop.shared import machine
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.events.types import RunError
 from arkloop.worker.agent.loop import Answer
@@ -91,6 +92,7 @@ def outcome_of(reason: BaseException) -> Outcome:
             return Failed(RunError("run.timeout", message, True))
         case RunFailure():
             return Failed(reason.as_error(), reason)
+    machine.raise_shortage(reason)
     log.error("internal error while executing run", exc_info=reason)
     message = "Internal error while executing the run; see the server logs."
     return Failed(RunError("worker.crashed", message, True), reason)

@@ -41,6 +41,7 @@ PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
 #: until the call's time is over.
 MAX_REPETITIONS = 5
 
+NO_DESCRIPTOR = "Not called: the worker has no file descriptor left."
 #: Statuses by which a server asks for the same request again.
 _AGAIN = (429, 503)
 _SECONDS = re.compile("[0-9]{1,6}")
@@ -118,12 +119,17 @@ class _Call:
             ToolFailed: the tool could not be called, or says that it failed.
             ResultPending: the tool sends the result later.
             StopRun, LeaseLost: by `context`.
+            Unavailable: this process has no file descriptor, and the tool is idempotent.
         """
         repetitions = 0
         for attempt in itertools.count():
             refused = None
             try:
                 response = self._send(context)
+            except Unavailable:
+                if self._row.idempotent:
+                    raise  # another worker calls it
+                failure, may_repeat, asked = NO_DESCRIPTOR, True, None
             except NotSent as error:
                 failure, may_repeat, asked = f"Not called: {error}", error.may_pass, None
             except Lost as error:
@@ -148,7 +154,11 @@ class _Call:
         return results.output_of(response)
 
     def _send(self, context: ToolContext) -> Response:
-        """Send the request, signed with the time of now. Raises: NotSent, Lost."""
+        """Send the request, signed with the time of now.
+
+        Raises:
+            NotSent, Lost, Unavailable
+        """
         signature = signed_headers(
             self._secrets, self._info.idempotency_key, int(time.time()), self._body
         )

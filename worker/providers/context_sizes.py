@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 
+from arkloop.shared import machine
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.security.egress import Policy
 from arkloop.worker.contract.context import ToolContext
@@ -39,6 +40,7 @@ def ask(route: Route, egress: Policy | None, context: ToolContext) -> int | None
 
     Raises:
         StopRun: the run has to stop meanwhile, for which the connection is closed.
+        MemoryError, Unavailable: this process lacks what a connection takes.
     """
     if route.base_url is None or route.platform is not None:
         return None  # the price library knows the vendors' own
@@ -58,7 +60,8 @@ def ask(route: Route, egress: Policy | None, context: ToolContext) -> int | None
                 return size
             settings = _get(client, f"{root}/props").get("default_generation_settings")
             return _size(settings, "n_ctx")
-    except (httpx2.HTTPError, ProviderError, ValueError, RecursionError):
+    except (httpx2.HTTPError, ProviderError, ValueError, RecursionError) as error:
+        machine.raise_shortage(error)
         return None
 
 

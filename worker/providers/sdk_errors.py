@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx2
 
+from arkloop.shared import machine
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import tls_failure
 from arkloop.worker.contract.outcomes import ProviderError
@@ -150,6 +151,8 @@ def provider_errors(
 
     The key is taken out of what the provider says: there are some that repeat it. `settings` are
     those of the call, one of which the provider may refuse.
+
+    A lack of memory or descriptors is raised unchanged: no provider has failed.
     """
     try:
         with http_errors():
@@ -160,6 +163,7 @@ def provider_errors(
             except sdk.APIStatusError as error:
                 raise _status_error(error, api_key, settings) from error
             except sdk.APIConnectionError as error:
+                machine.raise_unchanged_shortage(error)
                 if refused := _refusal(error):
                     raise refused from error
                 why = f"Connecting to the provider failed: {error}"
@@ -201,6 +205,7 @@ def http_errors() -> Iterator[None]:
     except httpx2.TimeoutException as error:
         raise _timed_out(error) from error
     except httpx2.HTTPError as error:
+        machine.raise_unchanged_shortage(error)
         # What it says quotes the answer, and that may quote the key.
         raise ProviderError("connection", _BROKEN) from error
     except _MISSHAPEN as error:

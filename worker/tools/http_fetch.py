@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 import httpcore2
 from pydantic import Field
 
-from arkloop.shared import time_limits
+from arkloop.shared import machine, time_limits
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import CheckedBackend, ssl_context, tls_failure
 from arkloop.shared.security.egress import CheckedUrl, Policy
@@ -65,6 +65,7 @@ def http_fetch(
         except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
             if late.is_set():
                 raise ToolFailed(f"The server did not finish within {MAX_SECONDS:g} s.") from None
+            machine.raise_shortage(error)
             raise ToolFailed(_reason(error)) from None
         finally:
             backend.cut()

@@ -1,8 +1,11 @@
 """The tool calls of one turn: time limits, stops, and what a failure shows to whom."""
 
 import asyncio
+import errno
 import hashlib
 import logging
+import os
+import select
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +21,7 @@ from arkloop.worker.agent.tool_calls import STOP_SECONDS
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.outcomes import CancelRequested, ShuttingDown
 from arkloop.worker.tools import Tool, ToolOutput, tool
+from tests.no_descriptor import no_descriptor_left
 from tests.waiting import eventually
 from tests.worker.agent.looping_models import CALCULATE, agent_for, results, run
 from tests.worker.recorded_run import RecordedRun
@@ -184,6 +188,46 @@ def test_a_result_for_which_there_is_no_memory_ends_the_attempt() -> None:
         run(agent_for({"tools": [{"tool": "large"}, CALCULATE]}, extra={"large": large}), context)
 
     assert [] == results(context)
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_an_idempotent_call_that_lacks_a_descriptor_is_left_for_another_worker(
+    idempotent: bool,
+) -> None:
+    """Of any other, the model reads that it failed: another worker could not make it again."""
+    context = RecordedRun()
+
+    @tool(idempotent=idempotent)
+    def reads(context: ToolContext) -> str:
+        """Open a file."""
+        raise RuntimeError("a library's") from OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    agent = agent_for({"tool": "reads"}, {"say": "ok"}, extra={"reads": reads})
+    if idempotent:
+        with no_descriptor_left(), pytest.raises(OSError, match="Too many open files"):
+            run(agent, context)
+        assert [] == results(context)
+    else:
+        assert "ok" == run(agent, context).content
+        assert [("call_1_1", "The tool failed: RuntimeError.", True)] == results(context)
+
+
+def test_a_tool_that_takes_all_descriptors_fails() -> None:
+    """Any other worker that called it again would lack them, too."""
+    context = RecordedRun()
+
+    @tool(idempotent=True)
+    def leaks(context: ToolContext) -> str:
+        """Take descriptors."""
+        taken = []
+        while True:
+            taken.append(select.epoll())
+
+    agent = agent_for({"tool": "leaks"}, {"say": "ok"}, extra={"leaks": leaks})
+    with no_descriptor_left(but=20):
+        assert "ok" == run(agent, context).content
+
+    assert [("call_1_1", "The tool failed: OSError.", True)] == results(context)
 
 
 def test_waiting_for_a_call_does_not_count_towards_the_limit_of_another() -> None:

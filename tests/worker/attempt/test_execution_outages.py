@@ -1,6 +1,8 @@
 """Attempts while Postgres responds and cannot write, or the process lacks what it needs."""
 
+import errno
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -69,7 +71,16 @@ def test_claims_that_fail_are_one_outage_in_the_log(
 
 
 @pytest.mark.parametrize(
-    ("lack", "line", "crashes"), [(MemoryError(), "abandoning run: no memory is left", 1)]
+    ("lack", "line", "crashes"),
+    [
+        (MemoryError(), "abandoning run: no memory is left", 1),
+        (
+            OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+            "abandoning run: [Errno 24] Too many open files",
+            0,
+        ),
+    ],
+    ids=["memory", "a file descriptor"],
 )
 def test_a_run_for_which_the_process_lacks_something_is_queued_again(
     stored: StoredRuns,
@@ -86,4 +97,5 @@ def test_a_run_for_which_the_process_lacks_something_is_queued_again(
     eventually(lambda: stored.state(run_id) == RunState.QUEUED)
     assert crashes == stored.row(run_id)["crashes"]
     assert "run.failed" not in stored.types(run_id)
-    assert line in caplog.messages
+    [abandoning] = [record for record in caplog.records if record.getMessage() == line]
+    assert crashes == (abandoning.exc_info is not None)  # of a crash, it says where

@@ -1,5 +1,6 @@
 """The end of an attempt, and the outcome that is recorded for it."""
 
+import errno
 import logging
 
 import pytest
@@ -67,6 +68,28 @@ def test_no_memory_is_no_outcome() -> None:
     """Another process may have some."""
     with pytest.raises(MemoryError):
         outcome_of(MemoryError())
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_no_file_descriptor_is_no_outcome(number: int) -> None:
+    """Another process may have one; the run itself has not crashed."""
+    with pytest.raises(Unavailable) as caught:
+        outcome_of(OSError(number, "none is left"))
+
+    assert "none is left" in str(caught.value.__cause__)
+    assert isinstance(outcome_of(OSError(errno.ENOENT, "no such file")), Failed)
+
+
+@pytest.mark.parametrize("lack", [MemoryError(), OSError(errno.EMFILE, "none is left")])
+def test_a_shortage_behind_another_error_is_no_outcome(lack: Exception) -> None:
+    """A framework may wrap it, in a group too, or in errors that lead to each other."""
+    first, second = RuntimeError("of a framework"), RuntimeError("of another")
+    first.__cause__, second.__cause__ = second, first
+    assert isinstance(outcome_of(first), Failed)
+
+    first.__context__ = ExceptionGroup("of tasks", [ValueError("late"), lack])
+    with pytest.raises((MemoryError, Unavailable)):
+        outcome_of(second)
 
 
 def test_the_text_of_an_internal_error_is_in_the_log_alone(

@@ -1,6 +1,7 @@
 """The memory of attempts that end without an outcome."""
 
 import contextlib
+import errno
 import gc
 import weakref
 from collections.abc import Callable, Iterator
@@ -40,7 +41,22 @@ def abandoned(reason: Callable[[], Exception]) -> weakref.ref[Large]:
     return memory[0]
 
 
-@pytest.mark.parametrize("reason", [MemoryError, Unavailable])
+def wrapped(lack: Exception) -> Exception:
+    error = RuntimeError("of a framework")
+    error.__cause__ = lack
+    return error
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        MemoryError,
+        Unavailable,
+        lambda: wrapped(MemoryError()),
+        lambda: wrapped(OSError(errno.EMFILE, "none is left")),
+    ],
+    ids=["memory", "outage", "memory behind another", "file behind another"],
+)
 def test_an_abandoned_attempt_frees_its_memory(reason: Callable[[], Exception]) -> None:
     """The next run of the process may need it before garbage is collected."""
     assert abandoned(reason)() is None

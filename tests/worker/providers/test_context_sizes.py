@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.errors import Unavailable
 from arkloop.shared.security.egress import Policy
 from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.providers.context_sizes import ask
+from tests.no_descriptor import no_descriptor_left
 from tests.worker.recorded_run import RecordedRun
 
 VLLM = {"data": [{"id": "m", "object": "model", "owned_by": "vllm", "max_model_len": 32768}]}
@@ -122,3 +124,11 @@ def test_a_run_that_has_to_stop_does_not_wait_for_a_silent_server() -> None:
         canceller.join(60)
 
     assert not canceller.is_alive()
+
+
+def test_a_process_without_a_descriptor_learns_nothing() -> None:
+    """That the server has not been asked is not taken for its answer, and remembered."""
+    with serving(VLLM, VLLM) as server:
+        assert 32768 == ask(server.route, None, RecordedRun())
+        with no_descriptor_left(), pytest.raises(Unavailable):
+            ask(server.route, None, RecordedRun())

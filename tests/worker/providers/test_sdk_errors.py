@@ -5,16 +5,35 @@ huggingface/smolagents (Groq, LiteLLM in front of it), 10778 of continuedev/cont
 5098 of cline/cline (Hugging Face).
 """
 
+import gc
 import json
 import socket
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import httpx2
+import openai
 import pytest
 
+from arkloop.worker import providers
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers.sdk_errors import provider_errors
+from tests.no_descriptor import no_descriptor_left
 from tests.worker.providers.failing_streams import in_stream
-from tests.worker.providers.fake_vendor import Answer, head, refusal, status
+from tests.worker.providers.fake_vendor import (
+    REQUEST,
+    Answer,
+    head,
+    refusal,
+    route_to,
+    status,
+    vendor,
+)
 from tests.worker.providers.two_routes import HELLO, outcome
 
+POST = httpx2.Request("POST", "https://vendor.example/v1")
 FAILED_CALL = (
     "Failed to call a function. Please adjust your prompt. See 'failed_generation' for more"
     " details."
@@ -185,3 +204,48 @@ def test_words_of_a_user_in_a_refusal_decide_nothing(quoted: str) -> None:
 def test_a_wrong_key_at_xai_is_left_for_the_next_route() -> None:
     """The run is answered by the second provider."""
     assert (1, 1) == outcome([answers(XAIS_BODY)]).calls
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_process_without_a_descriptor_blames_no_vendor(provider: str, host: str) -> None:
+    """It cannot look a name up either; the vendor is called again, by a worker that can."""
+    with vendor(status("401 Unauthorized")) as fake:
+        url = f"http://{host}:{fake.port}/v1"
+        loaded = providers.load(route_to(provider, url), faults=False)
+        with no_descriptor_left(), pytest.raises(OSError, match="Too many open files"):
+            list(loaded.stream(REQUEST, StopSignal()))
+        loaded.close()
+
+        assert [] == fake.heads
+        assert "provider.auth" == refusal(provider, status("401 Unauthorized")).code
+
+
+class Large:
+    """An object that only the frame of a call refers to."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: httpx2.ConnectError("refused", request=POST),
+        lambda: openai.APIConnectionError(request=POST),
+    ],
+    ids=["of the HTTP client", "of the SDK"],
+)
+def test_a_call_that_a_shortage_ends_frees_its_memory(error: Callable[[], Exception]) -> None:
+    """Other runs of the process need it before garbage is collected."""
+    memory: list[weakref.ref[Large]] = []
+
+    def call() -> None:
+        large = Large()
+        memory.append(weakref.ref(large))
+        raise error() from MemoryError()
+
+    gc.disable()
+    try:
+        with suppress(MemoryError), provider_errors(openai, None):
+            call()
+        assert memory[0]() is None
+    finally:
+        gc.enable()

@@ -21,8 +21,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from arkloop.shared.errors import Unavailable
 from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.tools import ToolFailed, http_fetch
+from tests.no_descriptor import no_descriptor_left
 from tests.worker.recorded_run import RecordedRun
 from tests.worker.tools.fetching import Server, fetch, page, served
 
@@ -43,6 +45,13 @@ def test_a_text_comes_with_its_status_type_and_address(server: Server) -> None:
     assert served(server, page("gone", status=404)).startswith("HTTP 404, text/plain, from ")
     assert served(server, page('{"a": 1}', "application/problem+json")).endswith('\n\n{"a": 1}')
     assert served(server, page("", status=204, content_type="")).startswith("HTTP 204")
+
+
+def test_a_process_without_a_descriptor_blames_no_server(server: Server) -> None:
+    """The model is not given a result: another worker can fetch the page."""
+    served(server, page("hello"))
+    with no_descriptor_left(), pytest.raises(Unavailable):
+        fetch(f"{server.url}/")
 
 
 def test_the_request_gives_nothing_away(server: Server) -> None:
