@@ -1,5 +1,5 @@
-"""A run that waits, for the tests of streams, a browser, for those of the console, and a month that
-does not end, for those of budgets.
+"""A run that waits, for the tests of streams, a browser and the origin of a server, for those of
+the console, and a month that does not end, for those of budgets.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from arkloop.cli.dev.embedded_server import free_port
 from tests.caller import Caller
 from tests.system import System
 
@@ -40,6 +41,15 @@ def waiting_run(user: Caller) -> str:
 def owner(system: System) -> Caller:
     """The owner of an org of the test's own."""
     return system.caller()
+
+
+@pytest.fixture(scope="module")
+def home(system: System) -> Iterator[str]:
+    """The origin of a web server to which identity providers lead back."""
+    port = free_port()
+    origin = f"http://127.0.0.1:{port}"
+    with system.one_more_web_server(ARKLOOP_PORT=str(port), ARKLOOP_PUBLIC_URL=origin):
+        yield origin
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """Signing in to the console in a real Chromium: in which org, and how again."""
 
 import re
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
-from arkloop.cli.dev.embedded_server import free_port
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import go, press, signed_in, until_held
 from tests.caller import Caller, client
@@ -27,15 +25,6 @@ def join(user: Caller, owner: Caller) -> None:
     invitation = owner.made(path, {"name": "x", "role": "member"})["token"]
     body = {"login": user.login, "password": PASSWORD, "invitation": invitation}
     assert client(user.url).post("/v1/auth/login", json=body).is_success
-
-
-@pytest.fixture(scope="module")
-def home(system: System) -> Iterator[str]:
-    """The origin of a web server to which identity providers lead back."""
-    port = free_port()
-    origin = f"http://127.0.0.1:{port}"
-    with system.one_more_web_server(ARKLOOP_PORT=str(port), ARKLOOP_PUBLIC_URL=origin):
-        yield origin
 
 
 def choose(

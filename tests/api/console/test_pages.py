@@ -95,7 +95,7 @@ def test_vendored_files_are_those_of_the_packages() -> None:
 
 def test_each_way_in_which_a_provider_s_login_fails_has_words_of_its_own() -> None:
     """The browser comes back with the code alone; a person must know whether to try again."""
-    module = (STATIC / "lib" / "session.js").read_text()
+    module = (STATIC / "lib" / "provider_login.js").read_text()
     known = module.partition("const REFUSALS = {")[2].partition("}")[0]
     errors = (
         identity_errors.LoginStateInvalid,

@@ -5,7 +5,9 @@
 // All tabs share the cookie, and a refresh token that is used twice ends the log-in. So one tab at a
 // time exchanges it, under a lock of the browser, and gives the new access token to the others.
 import { COOKIE_MS, inTime } from "./in_time.js"
+import { comeBack, forgetLink, leaveFor, returnAddress, takeRefusal } from "./provider_login.js"
 import { PASSWORD_UNSURE, Refused, SUSPENDED, SignedOut, Suspended, checkOrg, failure, reason, reasons } from "./refusals.js"
+import { go } from "./router.js"
 import { store } from "./store.js"
 
 /** @typedef {{kind: "login" | "key", token: string}} Credential */
@@ -24,6 +26,8 @@ const NEW_MS = 5_000
 /** @type {Credential | null} */
 let credential = null
 let gotAt = 0
+/** The page from which somebody has signed out, and its org. @type {{orgId: string, hash: string} | null} */
+let left = null
 const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("arkloop.session") : null
 
 /** "unknown" until the first answer, "out", "in", or "expired": the page stays, and asks to sign in again.
@@ -46,7 +50,10 @@ channel?.addEventListener("message", ({ data }) => {
   if (data.type === "signed-out" && (credential?.kind === "login" || state.get() === "expired")) leave("You signed out in another tab.")
   if (data.type === "token") {
     if (credential?.kind === "login" || (credential === null && state.get() === "expired")) accept(data.token)
-    else if (credential === null && state.get() === "out") location.reload()
+    else if (credential === null && state.get() === "out") {
+      leavePageOfOther(claims(data.token).org)
+      location.reload()
+    }
   }
 })
 
@@ -67,10 +74,11 @@ function accept(token) {
   if (before !== null && (sub !== before.id || org !== before.org_id)) {
     // This page, or another tab, has signed in somebody else, or in another org: nothing from before may stay.
     forgetDrafts()
-    if (org !== before.org_id) leaveAddress()
+    if (org !== before.org_id) history.replaceState(null, "", addressElsewhere())
     location.reload()
     return false
   }
+  if (before === null) leavePageOfOther(org)
   credential = { kind: "login", token }
   gotAt = Date.now()
   if (state.get() === "expired") state.set("in")
@@ -78,10 +86,15 @@ function accept(token) {
   return true
 }
 
-/** Keep of the address what another org has, too: an id is of the org before. Links of invitations are of none. */
-function leaveAddress() {
+/** Return of the address what another org has, too: an id is of the org before. Links of invitations are of none. */
+function addressElsewhere() {
   const [, page = ""] = location.hash.split(/[/?]/)
-  if (!["join", "reset"].includes(page)) history.replaceState(null, "", `#/${page}`)
+  return ["join", "reset"].includes(page) ? location.hash : `#/${page}`
+}
+
+/** Leave the page from which somebody has signed out, if it is of another org than this one. @param {string} orgId */
+function leavePageOfOther(orgId) {
+  if (left !== null && left.orgId !== orgId && left.hash === location.hash) go(addressElsewhere().slice(1), {}, { replace: true })
 }
 
 /** True while the access token is good for another minute, by the server's clock and this one. */
@@ -162,7 +175,7 @@ async function begin() {
       }
       if (error instanceof SignedOut || error instanceof Suspended) {
         // Nothing is tried again now; a key that is refused has a notice of its own.
-        notice.set(takeRefusal() || (notice.get() === trying ? "" : notice.get()))
+        notice.set(takeRefusal(null) || (notice.get() === trying ? "" : notice.get()))
         state.set("out")
         return
       }
@@ -182,8 +195,10 @@ async function readMe() {
     response = await inTime(new URL("../me", AUTH), { headers: { Authorization: `Bearer ${await bearer(true)}` } })
   }
   if (!response.ok) throw await failure(response)
-  me.set(await response.json())
-  notice.set(takeRefusal())
+  const user = await response.json()
+  me.set(user)
+  notice.set(takeRefusal(user.org_id))
+  comeBack(user.org_id)
   state.set("in")
 }
 
@@ -259,6 +274,7 @@ export async function useKey(key, signal) {
     return isWrong ? WRONG_KEY : reason(found, response)
   }
   const user = await response.json()
+  leavePageOfOther(user.org_id)
   credential = { kind: "key", token: key }
   sessionStorage.setItem(KEY, key)
   me.set(user)
@@ -267,67 +283,16 @@ export async function useKey(key, signal) {
   return ""
 }
 
-const ORG = "arkloop.org"
-
-/** Return the org whose identity provider was used last in this browser. */
-export const lastOrg = () => localStorage.getItem(ORG) ?? ""
-
-/** Return the address of the console, to which identity providers lead back. */
-export function returnAddress() {
-  const page = new URL(location.href)
-  page.hash = ""
-  page.search = ""
-  return page.href
-}
-
-/** Leave for the identity provider of an org. @param {string} orgId @param {string} url */
-export function leaveFor(orgId, url) {
-  localStorage.setItem(ORG, orgId)
-  location.assign(url)
-}
-
 /** Log in at the identity provider of an org, which leads back here. Returns why it failed. @param {string} orgId @param {AbortSignal} signal */
 export async function beginAtProvider(orgId, signal) {
   const response = await entering("oidc/begin", { org_id: orgId, return_to: returnAddress() }, signal)
   const found = await response.json()
   if (!response.ok) return reason(found, response)
   signal.throwIfAborted()
-  leaveFor(orgId, found.authorization_url)
+  leavePageOfOther(orgId)
+  // Where somebody is signed in, the address is of an org that is left.
+  leaveFor(orgId, found.authorization_url, me.get() === null ? location.hash : "")
   return ""
-}
-
-/** What a provider's page has brought back, in words. @type {Record<string, string>} */
-const REFUSALS = {
-  "auth.login_state_invalid": "That login has expired, was completed before, or belongs to another tab or browser. Try again.",
-  "auth.link_required":
-    "An account of your organization has your address, and what it gives access to may be somebody else's. If it is yours, sign in with the password, and link your identity provider under Log-ins. If it is not, ask an owner of your organization.",
-  "auth.link_refused": "Your identity provider knows you by another address than this account has, or as another user. Nothing has changed.",
-  "auth.login_refused": "Your identity provider, or your organization, does not let you in.",
-  "identity_providers.client_refused":
-    "Your identity provider refuses this service. An owner of your organization must check the client id and secret.",
-  "identity_providers.secret_unreadable":
-    "This service cannot read the secret that it shares with your identity provider. Ask its operator.",
-  "identity_providers.unavailable": "Your identity provider does not respond. Try again later.",
-}
-
-/** For people who are signed in to another of their organizations, where its provider cannot be linked. */
-const CHANGE_FIRST =
-  "Your account in that organization may be somebody else's. If it is yours, change to that organization with your password first, and link its identity provider under Log-ins there."
-
-/** The org whose provider is to be linked to an account first: its owner signs in there. @type {string | null} */
-let orgToLink = null
-export const linkedFirst = () => orgToLink
-
-/** Return why a login at a provider has failed, once, if this page was opened by one; else "". */
-function takeRefusal() {
-  const code = new URLSearchParams(location.search).get("error")
-  if (code === null) return ""
-  history.replaceState(null, "", location.pathname + location.hash)
-  if (code === "auth.link_required") {
-    orgToLink = lastOrg()
-    if (me.get() !== null && me.get()?.org_id !== orgToLink) return CHANGE_FIRST
-  }
-  return REFUSALS[code] ?? "The login has failed. Try again."
 }
 
 export const isKey = () => credential?.kind === "key"
@@ -374,8 +339,10 @@ async function endLogIn() {
 
 /** @param {string} why */
 function leave(why) {
+  const user = me.get()
+  if (user !== null) left = { orgId: user.org_id, hash: location.hash }
   credential = null
-  orgToLink = null
+  forgetLink()
   sessionStorage.removeItem(KEY)
   forgetDrafts()
   notice.set(why)

@@ -2,8 +2,9 @@
 import { postOnce } from "../lib/api.js"
 import { plain } from "../lib/format.js"
 import { html } from "../lib/html.js"
+import { leaveFor, returnAddress } from "../lib/provider_login.js"
 import { href } from "../lib/router.js"
-import { isKey, leaveFor, me, returnAddress } from "../lib/session.js"
+import { isKey, me } from "../lib/session.js"
 import { FormBox, TextField, useForm } from "../settings/fields.js"
 import { Empty, Head } from "../ui/parts.js"
 

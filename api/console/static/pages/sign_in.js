@@ -1,8 +1,9 @@
 // Signing in: with a password, an API key, or an identity provider; again, or in another org.
 import { plain } from "../lib/format.js"
 import { html, useId, useState } from "../lib/html.js"
+import { lastOrg, linkedFirst } from "../lib/provider_login.js"
 import { href, match, route } from "../lib/router.js"
-import { beginAtProvider, isSuspended, lastOrg, linkedFirst, logIn, logOut, me, notice, stillSignedIn, useKey } from "../lib/session.js"
+import { beginAtProvider, isSuspended, logIn, logOut, me, notice, stillSignedIn, useKey } from "../lib/session.js"
 import { useStore } from "../lib/store.js"
 import { Logo } from "../ui/icons.js"
 import { Button, Dialog, Field, Problem, useAction, useSending } from "../ui/parts.js"
