@@ -231,6 +231,65 @@ def test_a_run_that_could_not_be_read_at_its_end_is_read_again(page: Page, user:
     expect(badge).to_have_text("cancelled")
 
 
+def test_a_run_whose_events_are_not_there_is_not_drawn(page: Page, user: Caller) -> None:
+    """Without them it would have been queued until its end, and have no event."""
+    run_id = user.run({"say": "Done."})
+    user.ended(run_id)
+    events = f"**/v1/runs/{run_id}/events"
+    page.route(events, refused(429))
+    page.goto(f"{user.url}/console#/runs/{run_id}")
+    expect(page.get_by_text("The page continues by itself.")).to_be_visible()
+    expect(page.get_by_role("heading", name="Events")).to_have_text("Events")
+    timeline = page.get_by_role("img", name="Timeline of")
+    expect(timeline).to_have_count(0)
+    page.unroute(events)
+
+    expect(timeline).to_be_visible()
+    expect(page.get_by_role("heading", name="Events")).to_have_text(re.compile(r"^Events [1-9]"))
+
+
+def test_a_run_of_which_some_events_are_there_is_drawn_until_the_last(
+    page: Page, user: Caller
+) -> None:
+    """Its model would have been called until its end, and its events would be fewer."""
+    run_id = user.run({"say": "Done.", "delay_ms": 50})
+    user.ended(run_id)
+    stream = user.http.get(
+        f"/v1/runs/{run_id}/events", headers={"Accept": "text/event-stream"}
+    ).text
+    first, began, _ = stream.partition("run.started")
+    begun = first + began + stream[len(first + began) :].partition("\n\n")[0] + "\n\n"
+    events = re.compile(rf"/v1/runs/{run_id}/events")
+    page.route(events, refused(429))
+    page.route(
+        events, lambda route: route.fulfill(content_type="text/event-stream", body=begun), times=1
+    )
+    page.goto(f"{user.url}/console#/runs/{run_id}")
+    expect(page.locator(".event")).to_have_count(1)
+    expect(page.get_by_text("The page continues by itself.")).to_be_visible()
+    timeline = page.get_by_role("img", name="Timeline of")
+    expect(timeline).to_have_accessible_name(re.compile("Model 0 ms"))
+    expect(page.get_by_role("heading", name="Events")).to_have_text("Events")
+    page.unroute(events)
+
+    expect(timeline).to_have_accessible_name(re.compile("Model [1-9]"))
+    expect(page.get_by_role("heading", name="Events")).to_have_text(re.compile(r"^Events [1-9]"))
+
+
+def test_a_queued_run_has_its_time_in_the_queue(page: Page, user: Caller) -> None:
+    """It has no event before it begins."""
+    thread_id = user.thread(script({"hang": 60}))
+    executing = user.start(thread_id)
+    behind = {"message": "And?", "on_busy": "enqueue"}
+    queued = user.made(f"/v1/threads/{thread_id}/runs", behind)["run_id"]
+    page.goto(f"{user.url}/console#/runs/{queued}")
+
+    expect(page.get_by_role("img", name="Timeline of")).to_contain_text("Queued · ")
+    expect(page.get_by_role("heading", name="Events")).to_have_text("Events 0")
+    for run_id in (queued, executing):
+        user.cancel(run_id)
+
+
 def test_causes_of_a_failure_are_words(page: Page, user: Caller) -> None:
     """A space divides the time of each from what happened."""
     run_id = user.run({"error": "overloaded", "times": 9})

@@ -30,7 +30,7 @@ export function Page({ id }) {
 /** @param {{id: string}} props */
 function Run({ id }) {
   const run = useRead((signal) => get(`runs/${segment(id)}`, {}, signal), [])
-  const { events, asked, mark, connection, problem } = useEvents(id)
+  const { events, isEnded, asked, mark, connection, problem } = useEvents(id)
   const action = useAction()
   useOpenRequest(run.data?.pending_input?.request_id)
   const explanation = useExplanation(id, run.data !== null && run.data.phase !== "finished", mark)
@@ -78,7 +78,7 @@ function Run({ id }) {
       ${data.pending_input && html`<${PendingInput} key=${data.pending_input.request_id} runId=${id} place=${place} onDone=${run.reload} onStale=${run.reload}
         pending=${inFull(data.pending_input, dataOf("tool.call"), dataOf("run.waiting_for_input"))} />`}
       <${Figures} run=${data} />
-      <${Recorded} run=${data} events=${events}>
+      <${Recorded} run=${data} events=${events} isEnded=${isEnded} isRefused=${problem !== null}>
       ${data.output !== null && html`<section class="panel"><h2>Output</h2>${typeof data.output === "string"
         ? html`<${Markdown} text=${data.output} />` : html`<${Data} value=${data.output} />`}</section>`}
       </${Recorded}>
@@ -87,8 +87,11 @@ function Run({ id }) {
     </div>`
 }
 
-/** The picture and the list of what was recorded, which can be played again. @param {{run: any, events: any[], children: any}} props */
-function Recorded({ run, events, children }) {
+/**
+ * The picture and the list of what was recorded, which can be played again.
+ * @param {{run: any, events: any[], isEnded: boolean, isRefused: boolean, children: any}} props `isEnded` once the last event has come
+ */
+function Recorded({ run, events, isEnded, isRefused, children }) {
   const [isReplay, setReplay] = useState(false)
   const replay = useReplay(run, events)
   const shown = useMemo(() => (isReplay ? events.slice(0, replay.known) : events), [isReplay, events, replay.known])
@@ -100,29 +103,37 @@ function Recorded({ run, events, children }) {
     setReplay(false)
     replay.set({ isPlaying: false })
   }
+  // A run that has begun, or ended, has events. Without them it would be drawn as queued until its end.
+  if (events.length === 0 && (run.started_at || run.phase === "finished")) {
+    const missing = isRefused ? html`<p class="faint">The events could not be loaded.</p>` : html`<${Loading} lines=${3} />`
+    return html`<section class="panel"><h2>Timeline</h2>${missing}</section>${children}<section class="panel"><h2>Events</h2>${missing}</section>`
+  }
+  // As in a replay: what is open at the last of them was not open until the end of the run.
+  const isPart = run.phase === "finished" && !isEnded
   return html`<section class="panel"><header class="panel-head"><h2>Timeline</h2>
       ${isReplay ? html`<${Button} key="end" class="small" icon="close" onClick=${end}>End the replay</${Button}>`
         : events.length > 0 && html`<${Button} key="begin" class="small" icon="play" onClick=${begin}>Replay</${Button}>`}</header>
       ${isReplay && html`<${Controls} replay=${replay} events=${events} />`}
-      <${Timeline} run=${run} events=${shown} ms=${isReplay ? replay.ms : null} total=${replay.total} /></section>
+      <${Timeline} run=${run} events=${shown} ms=${isReplay ? replay.ms : isPart ? replay.total : null} total=${replay.total} /></section>
     ${isReplay ? html`<section class="panel"><h2>At this moment</h2><${Scene} run=${run} events=${events} known=${replay.known} /></section>` : children}
-    <section class="panel"><h2>Events <span class="faint">${count(shown.length)}</span></h2><${Events} events=${shown} began=${run.created_at} /></section>`
+    <section class="panel"><h2>Events ${!isPart && html`<span class="faint">${count(shown.length)}</span>`}</h2><${Events} events=${shown} began=${run.created_at} /></section>`
 }
 
 /**
- * Follow the run's own stream from its first event; `mark` is the last one that has changed its state, `asked` are the
- * newest calls and requests, which may be beyond the events that are shown.
+ * Follow the run's own stream from its first event, until `isEnded`; `mark` is the last one that has changed its state, `asked`
+ * are the newest calls and requests, which may be beyond the events that are shown.
  * @param {string} id
  */
 function useEvents(id) {
   const [events, setEvents] = useState(/** @type {any[]} */ ([]))
+  const [isEnded, setEnded] = useState(false)
   const [asked, setAsked] = useState(/** @type {any[]} */ ([]))
   const [mark, setMark] = useState(0)
   const [connection, setConnection] = useState({ state: "connecting", limit: "" })
   const [problem, setProblem] = useState(/** @type {Error | null} */ (null))
   const pending = useRef(/** @type {any[]} */ ([]))
   useEffect(() => {
-    let isEnded = false
+    let hasEnd = false
     let frame = 0
     const flush = () => {
       frame = 0
@@ -134,12 +145,13 @@ function useEvents(id) {
       const asking = news.filter(({ type }) => type === "tool.call" || type === "run.waiting_for_input")
       if (asking.length > 0) setAsked((before) => [...before, ...asking].slice(-MOST_ASKED))
       setEvents((before) => [...before, ...news].slice(0, MOST_EVENTS))
+      setEnded(hasEnd)
     }
     const stop = follow(null, {
       path: (after) => `runs/${segment(id)}/events${after ? `?after_seq=${after}` : ""}`,
       onFrame: ({ data }) => {
         const event = parse(data)
-        if (["run.completed", "run.failed", "run.cancelled"].includes(event.type)) isEnded = true
+        if (["run.completed", "run.failed", "run.cancelled"].includes(event.type)) hasEnd = true
         pending.current.push(event)
         frame ||= requestAnimationFrame(flush)
       },
@@ -148,14 +160,14 @@ function useEvents(id) {
         setProblem(error)
         return "stop"
       },
-      isEnd: () => isEnded,
+      isEnd: () => hasEnd,
     })
     return () => {
       stop()
       cancelAnimationFrame(frame)
     }
   }, [id])
-  return { events, asked, mark, connection, problem }
+  return { events, isEnded, asked, mark, connection, problem }
 }
 
 /**
