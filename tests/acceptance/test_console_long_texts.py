@@ -1,11 +1,11 @@
 """Long texts of models in the console, in a real Chromium: they do not keep the page busy."""
 
 import pytest
-from playwright.sync_api import BrowserContext, CDPSession, expect
+from playwright.sync_api import BrowserContext, CDPSession, Locator, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_settings import go, signed_in
-from tests.caller import Caller, script
+from tests.acceptance.test_console_settings import go, press, signed_in
+from tests.caller import Caller, data_of, script
 
 pytestmark = [
     pytest.mark.browser,
@@ -92,3 +92,39 @@ def test_the_last_words_before_a_silence_are_laid_out(
 
     expect(page.get_by_text("The last words.", exact=True)).to_be_visible()
     user.cancel(run_id)
+
+
+def copied(code: Locator) -> str:
+    """Return what the clipboard has after the button of a block that copies it."""
+    press(code, "Copy")
+    expect(code.get_by_role("button", name="Copied")).to_be_visible()
+    text: str = code.page.evaluate("navigator.clipboard.readText()")
+    return text
+
+
+def test_all_of_a_long_text_is_copied(context: BrowserContext, user: Caller) -> None:
+    """A result of a tool and a request to a model are shown in part; the service has cut the first,
+    which the page says.
+    """
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    tool = {"name": "look", "description": "Look.", "parameters": {"type": "object"}}
+    calls = ({"tool": "look", "args": {}}, {"say": "ok"})
+    run_id = user.run(*calls, tools=[{**tool, "client": True}], route_id="scripted")
+    user.until(run_id, "phase", "waiting")
+    result = {"tool_call_id": "call_1_1", "output": "0123456789" * 10_000}
+    assert user.http.post(f"/v1/runs/{run_id}/tool-results", json=[result]).is_success
+    thread_id = user.ended(run_id)["thread_id"]
+    [stored] = data_of(user.events(run_id), "tool.result")
+    body = user.get(f"/v1/runs/{run_id}/prompts", number=2)[0]["body"]
+    page = signed_in(context, user, f"/threads/{thread_id}")
+    page.locator(".call-head").click()
+    call = page.locator(".call-body")
+
+    assert stored["output"] == copied(call.locator(".code", has_text="Result"))
+    assert "Show all 65,536 characters" == call.get_by_role("button").last.inner_text()
+    cut = "Truncated: the result contained 100,000 characters; the middle is not shown."
+    expect(call.locator("p", has_text="characters")).to_have_text(cut)
+    go(page, f"/runs/{run_id}")
+    page.locator(".calls .fold").last.click()
+    press(page, "Show the body as sent")
+    assert body == copied(page.locator(".prompt .code"))

@@ -151,6 +151,7 @@ function Call({ call, asked, hasTurn, isOver }) {
     ${isOpen && html`<div class="call-body">
       <${Data} label="Arguments" value=${call.arguments_text ?? call.arguments ?? {}} />
       ${result && html`<${Data} label=${result.is_error ? "Error" : "Result"} value=${typeof result.output === "string" ? parsed(result.output) : result.output} />`}
+      ${result?.characters && html`<p class="faint">Truncated: the result contained ${count(result.characters)} characters; the middle is not shown.</p>`}
       ${result?.files && html`<p class="faint">${result.files.length} files</p>`}
       ${call.sub_run && html`<p><a href=${href(`/runs/${call.sub_run.run_id}`)}>Sub-run of ${plain(call.sub_run.persona_id ?? "")}</a></p>`}
     </div>`}

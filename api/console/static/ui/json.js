@@ -31,7 +31,7 @@ export function Data({ value, label }) {
 function Long({ text, label }) {
   const [isWhole, setWhole] = useState(false)
   const shown = isWhole ? text : text.slice(0, MOST_CHARACTERS)
-  return html`<${Code} text=${shown} label=${label} />
+  return html`<${Code} text=${shown} whole=${text} label=${label} />
     ${shown.length < text.length && html`<button type="button" class="link" onClick=${() => setWhole(true)}>
       Show all ${text.length.toLocaleString("en")} characters</button>`}`
 }

@@ -118,11 +118,11 @@ export function Copy({ text, label = "Copy" }) {
 export const Id = ({ id }) => html`<span class="id"><code title=${id}>${id}</code><${Copy} text=${id} label="Copy id" /></span>`
 
 /**
- * A block of code or data with a button to copy it.
- * @param {{text: string, label?: string, lang?: string}} props
+ * A block of code or data with a button to copy it; `whole` is what is copied where only a part of it is shown.
+ * @param {{text: string, whole?: string, label?: string, lang?: string}} props
  */
-export const Code = ({ text, label, lang }) => html`<div class="code">
-  <div class="code-head"><span>${label ?? lang ?? ""}</span><${Copy} text=${text} /></div>
+export const Code = ({ text, whole = text, label, lang }) => html`<div class="code">
+  <div class="code-head"><span>${label ?? lang ?? ""}</span><${Copy} text=${whole} /></div>
   <pre tabindex="0"><code>${plain(text)}</code></pre></div>`
 
 /** A field with its label. @param {{label: string, hint?: any, error?: string, children: (id: string) => any, id: string}} props */
