@@ -9,7 +9,7 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_losses import refused
-from tests.acceptance.test_console_settings import signed_in
+from tests.acceptance.test_console_settings import go, signed_in, until_held
 from tests.caller import Caller, script
 
 pytestmark = [
@@ -288,6 +288,52 @@ def test_a_queued_run_has_its_time_in_the_queue(page: Page, user: Caller) -> Non
     expect(page.get_by_role("heading", name="Events")).to_have_text("Events 0")
     for run_id in (queued, executing):
         user.cancel(run_id)
+
+
+@pytest.mark.parametrize("minutes", [-3, 3])
+def test_times_are_those_of_the_service(
+    context: BrowserContext, user: Caller, minutes: int
+) -> None:
+    """The clock of a browser that is wrong makes nothing earlier or later than it was."""
+    context.clock.install(time=datetime.now(UTC) + timedelta(minutes=minutes))
+    page = signed_in(context, user, "/runs")
+    run_id = user.run({"tool": "ask_user", "args": {"question": "Which?"}})
+    user.until(run_id, "status", "waiting_for_input")
+    page.get_by_role("button", name="Reload").click()
+    row = page.locator("tr", has=page.locator(f"a[href$='{run_id}']"))
+    expect(row.locator("time")).to_have_text("just now")
+    row.get_by_role("link").first.click()
+
+    timeline = page.get_by_role("img", name="Waiting for people")
+    expect(timeline).to_have_accessible_name(re.compile(r"Timeline of \d+(\.\d+)? m?s:"))
+    user.cancel(run_id)
+    expires_at = (datetime.now(UTC) + timedelta(minutes=2)).isoformat()
+    name = f"Key {minutes}"
+    user.api_key(name=name, scopes=["data.runs.read"], expires_at=expires_at)
+    go(page, "/keys")
+    key = page.get_by_role("row", name=name)
+    expect(key).to_contain_text("active")
+    expect(key.get_by_role("button", name="Revoke")).to_be_visible()
+
+
+def test_a_response_that_is_late_moves_no_times(context: BrowserContext, user: Caller) -> None:
+    """The clock of the browser is corrected without the minutes that the request has taken."""
+    run_id = user.run({"say": "Done."})
+    user.ended(run_id)
+    context.clock.install(time=datetime.now(UTC))
+    page = signed_in(context, user, "/keys")
+    expect(page.get_by_role("heading", name="API keys")).to_be_visible()
+    held: list[Route] = []
+    page.route("**/v1/**", lambda _: None)
+    page.route(re.compile(r"/v1/runs\?"), lambda route: held.append(route))
+    context.clock.set_system_time(datetime.now(UTC) - timedelta(minutes=13))
+    go(page, "/runs")
+    until_held(page, held, 1)
+    context.clock.set_system_time(datetime.now(UTC) - timedelta(minutes=3))
+    held[0].continue_()
+
+    row = page.locator("tr", has=page.locator(f"a[href$='{run_id}']"))
+    expect(row.locator("time")).to_have_text("just now")
 
 
 def test_causes_of_a_failure_are_words(page: Page, user: Caller) -> None:

@@ -1,4 +1,5 @@
 // Numbers, times and names as people read them.
+import { now } from "./clock.js"
 
 const number = new Intl.NumberFormat("en")
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 })
@@ -39,14 +40,14 @@ export function duration(ms) {
 export function when(text) {
   if (!text) return "–"
   const then = new Date(text)
-  const ago = Date.now() - then.getTime()
+  const ago = now() - then.getTime()
   if (ago < -3_600_000) return dateTime.format(then)
   const minutes = Math.round(-ago / 60_000)
   if (ago < -59_000) return minutes < 60 ? `in ${minutes} min` : "in 1 h"
   if (ago < 0) return `in ${Math.ceil(-ago / 1_000)} s`
   if (ago < 60_000) return "just now"
   if (ago < 3_600_000) return `${Math.floor(ago / 60_000)} min ago`
-  if (new Date().toDateString() === then.toDateString()) return timeOnly.format(then)
+  if (new Date(now()).toDateString() === then.toDateString()) return timeOnly.format(then)
   if (ago < 300 * 86_400_000) return `${dayMonth.format(then)}, ${timeOnly.format(then)}`
   return dateTime.format(then)
 }

@@ -1,4 +1,5 @@
 // Requests with a limit: a browser waits indefinitely for a connection that has stopped sending data.
+import { compare } from "./clock.js"
 
 /** The service answers in less, however busy it is; only uploads take longer. */
 const MOST_MS = 30_000
@@ -24,7 +25,7 @@ export async function inTime(url, { signal, ...options } = {}, most = MOST_MS) {
   signal?.addEventListener("abort", stop)
   const timer = setTimeout(stop, most)
   try {
-    const response = await fetch(url, { ...options, signal: control.signal })
+    const response = await compared(url, { ...options, signal: control.signal })
     // With its headers a cookie is the new one.
     signal?.removeEventListener("abort", stop)
     return new Response(await response.text(), response)
@@ -49,13 +50,21 @@ export async function unlessSilent(url, { signal, ...options }) {
   const { body = "" } = options
   const timer = body instanceof FormData ? undefined : setTimeout(giveUp, MOST_MS + new Blob([body]).size / LEAST_BYTES)
   try {
-    const response = await fetch(url, { ...options, signal: control.signal })
+    const response = await compared(url, { ...options, signal: control.signal })
     // After the end of the body this changes nothing.
     if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) setTimeout(giveUp, bodyMs(response))
     return response
   } finally {
     clearTimeout(timer)
   }
+}
+
+/** Fetch something, and compare the service's clock with this one. @param {URL} url @param {RequestInit} options */
+async function compared(url, options) {
+  const sent = Date.now()
+  const response = await fetch(url, options)
+  compare(response, sent)
+  return response
 }
 
 /** Return how long the body of a response may take, in milliseconds. @param {Response} response */

@@ -1,5 +1,6 @@
 // API keys: whose they are, what they may do, and how to end them.
 import { post, remove } from "../lib/api.js"
+import { now } from "../lib/clock.js"
 import { money } from "../lib/format.js"
 import { html, useState } from "../lib/html.js"
 import { isKey, me } from "../lib/session.js"
@@ -63,7 +64,7 @@ const columns = (canManage, revoke) => [
 /** @param {any} key */
 function statusOf(key) {
   if (key.revoked_at) return "revoked"
-  return key.expires_at && new Date(key.expires_at) < new Date() ? "expired" : "active"
+  return key.expires_at && Date.parse(key.expires_at) < now() ? "expired" : "active"
 }
 
 /** @param {any} key */
@@ -95,7 +96,7 @@ function NewKey({ onMade, onClose }) {
       ? { max_cost_usd: numberOf(values, "max_cost_usd"), max_cost_usd_per_month: numberOf(values, "max_cost_usd_per_month") } : {}
     onMade(await post("api-keys", {
       name: values.name.trim(), scopes: values.scopes, ...limits,
-      ...(days ? { expires_at: new Date(Date.now() + days * 86_400_000).toISOString() } : {}),
+      ...(days ? { expires_at: new Date(now() + days * 86_400_000).toISOString() } : {}),
     }, sending))
   })
   return html`<${Dialog} title="Create an API key" onClose=${onClose}>

@@ -1,5 +1,6 @@
 // Operators: how many runs wait for a worker, for how long, and whose they are.
 import { get } from "../lib/api.js"
+import { now } from "../lib/clock.js"
 import { count, duration } from "../lib/format.js"
 import { html } from "../lib/html.js"
 import { Suspended, useOrgActions } from "../operator/orgs.js"
@@ -20,7 +21,7 @@ export function Page() {
   const isPart = data.orgs.length >= MOST
   const figures = [
     ["Queued", count(sum("queued"))],
-    ["Oldest", oldest ? duration(Math.max(0, Date.now() - Date.parse(oldest))) : "–"],
+    ["Oldest", oldest ? duration(Math.max(0, now() - Date.parse(oldest))) : "–"],
     ["For agent workers", count(sum("queued_for_agents"))],
     ["Executing", count(sum("executing"))],
     ["Waiting", count(sum("waiting"))],

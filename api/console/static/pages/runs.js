@@ -1,5 +1,6 @@
 // All runs of the org, with filters that stand in the address.
 import { page } from "../lib/api.js"
+import { now } from "../lib/clock.js"
 import { brief, count, duration, money, short, stateOf } from "../lib/format.js"
 import { classes, html, useEffect, useId, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
@@ -52,7 +53,7 @@ function query(filters) {
   if (Number(filters.min_cost) > 0) wanted.min_cost_usd = Number(filters.min_cost).toFixed(8)
   if (Number(filters.min_seconds) > 0) wanted.min_duration_ms = String(Math.round(Number(filters.min_seconds) * 1000))
   for (const [name, value] of pairs) wanted[`metadata.${name}`] = value
-  if (PERIODS[filters.period]) wanted.created_after = new Date(Date.now() - PERIODS[filters.period]).toISOString()
+  if (PERIODS[filters.period]) wanted.created_after = new Date(now() - PERIODS[filters.period]).toISOString()
   return wanted
 }
 

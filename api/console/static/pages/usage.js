@@ -1,5 +1,6 @@
 // What the org has used: by day, model, persona's end user and metadata.
 import { ApiError, get } from "../lib/api.js"
+import { now } from "../lib/clock.js"
 import { count, money, short } from "../lib/format.js"
 import { classes, html, useEffect, useRef, useState } from "../lib/html.js"
 import { reached } from "../lib/reached.js"
@@ -17,7 +18,7 @@ const shown = (value, measure) => (measure === "cost_usd" ? money(value) : short
 /** @param {number} days */
 function periodOf(days) {
   const day = (/** @type {number} */ at) => new Date(at).toISOString().slice(0, 10)
-  return { from: day(Date.now() - (days - 1) * 86_400_000), to: day(Date.now() + 86_400_000) }
+  return { from: day(now() - (days - 1) * 86_400_000), to: day(now() + 86_400_000) }
 }
 
 /** Rows of the reports by end user and by value of metadata. */

@@ -1,4 +1,5 @@
 // A run's time as a picture: queue, model, tools and waiting, one lane each.
+import { now as serviceNow } from "../lib/clock.js"
 import { duration } from "../lib/format.js"
 import { html, useEffect, useMemo, useRef, useState } from "../lib/html.js"
 import { plain } from "../lib/format.js"
@@ -18,7 +19,7 @@ const MOST_ROWS = 40
 export function Timeline({ run, events, ms = null, total = 0 }) {
   const box = useRef(/** @type {HTMLElement | null} */ (null))
   const [width, setWidth] = useState(800)
-  const [now, setNow] = useState(Date.now())
+  const [now, setNow] = useState(serviceNow)
   const isLive = run.phase !== "finished" && ms === null
   useEffect(() => {
     if (box.current === null) return
@@ -28,7 +29,7 @@ export function Timeline({ run, events, ms = null, total = 0 }) {
   }, [])
   useEffect(() => {
     if (!isLive) return
-    const timer = setInterval(() => setNow(Date.now()), 500)
+    const timer = setInterval(() => setNow(serviceNow()), 500)
     return () => clearInterval(timer)
   }, [isLive])
   const from = Date.parse(run.created_at)

@@ -1,5 +1,6 @@
 // The rotation of the signing secret of a webhook endpoint or a tool: the service keeps one former secret, and drops the one before.
 import { get, post } from "../lib/api.js"
+import { now } from "../lib/clock.js"
 import { exactly } from "../lib/format.js"
 import { html, useState } from "../lib/html.js"
 import { Button, Dialog, Loading, Problem, useAction, useRead } from "../ui/parts.js"
@@ -26,7 +27,7 @@ export function Rotation({ path, signed, children, onClose }) {
       because that ends the secret before.`
     return html`<${Secret} title="New signing secret" secret=${made.signing_secret} label="Signing secret" lost=${lost} onClose=${onClose}>${children}</${Secret}>`
   }
-  const isRecent = data?.former_secret_until != null && new Date(data.former_secret_until) > new Date()
+  const isRecent = data?.former_secret_until != null && Date.parse(data.former_secret_until) > now()
   return html`<${Dialog} title="Rotate the signing secret?" onClose=${onClose}>
     <div class="confirm">${data === null ? !error && html`<${Loading} lines=${2} />` : isRecent
       ? html`<p>The secret was rotated before: until ${exactly(data.former_secret_until)} ${signed} are signed by the former secret, too. <b>Rotating
