@@ -82,6 +82,28 @@ def test_a_message_that_arrives_takes_no_focus(context: BrowserContext, user: Ca
     user.cancel(run_id)
 
 
+#: Text that arrives with an Enter within a frame, as from a fast writer on a busy machine.
+TYPE_AND_ENTER = """(element, text) => {
+  element.focus()
+  element.value = text
+  element.dispatchEvent(new InputEvent("input", { bubbles: true }))
+  const enter = { key: "Enter", bubbles: true, cancelable: true }
+  element.dispatchEvent(new KeyboardEvent("keydown", enter))
+}"""
+
+
+@pytest.mark.parametrize("begin", ["", "A part and "])
+def test_enter_sends_what_was_typed_just_before_it(
+    context: BrowserContext, user: Caller, begin: str
+) -> None:
+    """No character is lost between a key and the next frame of the page."""
+    page = signed_in(context, user, f"/threads/{user.thread('hello')}")
+    box(page).fill(begin)
+    box(page).evaluate(TYPE_AND_ENTER, f"{begin}the rest.")
+    expect(page.locator("article.said").last).to_have_text(f"{begin}the rest.")
+    expect(box(page)).to_have_value("")
+
+
 def give(page: Page, text: str, how: str = "steer") -> None:
     """Send a message to the running agent, or in its place."""
     page.get_by_label("When to send").select_option(how)

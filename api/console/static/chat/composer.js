@@ -31,18 +31,21 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
   const files = useAttachments(() => filesOf(draftKey))
   useLayoutEffect(() => saveFiles(draftKey, files.list), [draftKey, files.list])
   const canAttach = may("data.files.write")
-  const isReady = (text.trim() !== "" || files.list.length > 0) && files.isUploaded
+  const isReadyWith = (/** @type {string} */ written) => (written.trim() !== "" || files.list.length > 0) && files.isUploaded
   const deliver = async (/** @type {import("./outbox.js").Outgoing} */ outgoing) => {
     if (await onSend(outgoing)) return
     setText((now) => joined(textOf(outgoing), now))
     files.restore(outgoing.files)
   }
   const send = async () => {
-    if (!isReady || isBusy) return
-    const outgoing = pack(draftKey, requestOf(contentOf(text.trim(), files.list), onBusy), files.list)
+    // What was typed since the last frame is in the box alone.
+    const written = box.current?.value ?? text
+    if (!isReadyWith(written) || isBusy) return
+    const outgoing = pack(draftKey, requestOf(contentOf(written.trim(), files.list), onBusy), files.list)
     const focused = document.activeElement
     // The text stands in the conversation while it is sent; if it is refused, it is back here.
     setText("")
+    if (box.current) box.current.value = ""
     files.clear()
     await deliver(outgoing)
     // The person may write elsewhere by now, and continues there. A button that is off loses the focus in some browsers.
@@ -85,7 +88,7 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
       : html`<span class="faint hint-keys">Enter sends, Shift+Enter begins a line</span>`}
       <div class="composer-buttons">
         ${onStop && html`<${Button} icon="stop" disabled=${active?.phase === "cancelling"} onClick=${onStop}>Stop</${Button}>`}
-        <${Button} kind="primary" icon="send" type="submit" busy=${isBusy} disabled=${!isReady}>Send</${Button}></div>
+        <${Button} kind="primary" icon="send" type="submit" busy=${isBusy} disabled=${!isReadyWith(text)}>Send</${Button}></div>
     </div>
   </form>`
 }
