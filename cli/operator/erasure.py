@@ -41,11 +41,13 @@ def print_record(erase: Callable[[], dict[str, Any]]) -> None:
             " owner first. If `arkloop orgs copy` of the organization was broken off, repeat that"
             " instead."
         ) from None
-    except RunsGoOn:
+    except RunsGoOn as error:
+        org_ids = ", ".join(map(str, error.org_ids))
         raise click.ClickException(
             "Runs have not ended, though they were cancelled: a worker still holds them, or there"
-            " are very many. Repeat the command. If `arkloop orgs copy` of their organization was"
-            " broken off, repeat that first."
+            f" are very many. Their organizations: {org_ids}. Repeat the command. If `arkloop orgs"
+            " copy` of one of these was broken off (`arkloop orgs show` has its `copy_began_at`),"
+            " repeat that first."
         ) from None
 
 

@@ -55,7 +55,10 @@ ERASED = "erased"
 
 
 class RunsGoOn(Exception):
-    """Runs of the person have not ended in time: not everything was erased."""
+    """Runs of the person, in these orgs, have not ended in time: not everything was erased."""
+
+    def __init__(self, org_ids: Sequence[UUID]) -> None:
+        self.org_ids = org_ids
 
 
 @dataclass(slots=True)
@@ -161,7 +164,7 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
             # By the record: the id of an end user may be a name.
             _audit(tx, org_id, "end_user.erased", ("erasure", record["id"]))
     if unended:
-        raise RunsGoOn()
+        raise RunsGoOn(unended)
     # Again: until the commit, runs that began a minute after the first record or later may have
     # stored some with these messages, and those that ended may have passed a budget's threshold.
     _forget_summaries(connections, first)
@@ -238,8 +241,8 @@ def _erase_threads(
         if not unended and _delete_threads(connections, found, erased, whose, also):
             return
         seconds = time.monotonic() - began
-        if seconds > RUNS_END_SECONDS:
-            raise RunsGoOn()
+        if unended and seconds > RUNS_END_SECONDS:
+            raise RunsGoOn(unended)
         if seconds < ALONE_AFTER_SECONDS:
             time.sleep(_POLL_SECONDS)
         else:

@@ -164,13 +164,13 @@ def _rows(sql: Connection, kind: str, condition: ColumnElement[bool]) -> Iterato
         yield shown
 
 
-def cancel(tx: Transaction, found: Conversations) -> int:
-    """Request the cancellation of all runs; returns how many have not ended.
+def cancel(tx: Transaction, found: Conversations) -> Sequence[UUID]:
+    """Request the cancellation of all runs; returns the orgs in which some have not ended.
 
     Those that an org has left behind for another cell are not among them.
     """
     ids = {"run_ids": list(found.run_ids), "thread_ids": list(found.thread_ids)}
-    return int(tx.sql.exec_driver_sql(_CANCEL, ids).scalar_one())
+    return tx.sql.exec_driver_sql(_CANCEL, ids).scalars().all()
 
 
 def unended(sql: Connection, found: Conversations) -> Sequence[UUID]:

@@ -1,11 +1,11 @@
--- Request the cancellation of runs by their ids or threads; returns how many have not ended. Workers
--- see it with their next heartbeat, and the sweep ends what no worker holds. Runs that an org has left
--- behind for another cell stay as they are, and do not count: nothing ends them.
+-- Request the cancellation of runs by their ids or threads; returns the orgs in which some have
+-- not ended. Workers see it with their next heartbeat, and the sweep ends what no worker holds. Runs that
+-- an org has left behind for another cell stay as they are, and do not count: nothing ends them.
 --
 -- Rows are locked in the order in which runs are ended: scheduled ones, active ones from the leaves of a
 -- tree to its root, and those that wait for their thread in their order. This prevents deadlocks.
 WITH unended AS (
-    SELECT id FROM runs
+    SELECT id, org_id FROM runs
     WHERE (id = ANY(%(run_ids)s) OR thread_id = ANY(%(thread_ids)s)) AND ended_at IS NULL
         AND org_id NOT IN (
             SELECT o.id FROM orgs o CROSS JOIN installation i
@@ -22,4 +22,4 @@ WITH unended AS (
     SET cancel_requested_at = now(), cancel_requested_by = r.created_by_user_id
     FROM locked WHERE r.id = locked.id
 )
-SELECT count(*) FROM unended
+SELECT DISTINCT org_id FROM unended ORDER BY org_id

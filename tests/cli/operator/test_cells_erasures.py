@@ -98,8 +98,9 @@ def test_a_run_that_waits_ends_with_the_copy_that_is_repeated(
     another = stored.claimed()
     suspend(stored)
     broken_off = run("copy", "--org", str(org_id), "--wait", "0")
-    with pytest.raises(RunsGoOn):
+    with pytest.raises(RunsGoOn) as refused:
         erase(stored)
+    assert [org_id] == refused.value.org_ids
     assert is_under_way(run, org_id)
     stored.finish(another, RunState.CANCELLED)
 

@@ -47,14 +47,14 @@ def test_an_end_user_is_exported_and_erased(run: Run, alice: User) -> None:
 def test_runs_that_do_not_end_stop_an_erasure(
     run: Run, alice: User, make_run: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Status 1, with what to do."""
+    """Status 1, with the org, whose copy may have been broken off, and with what to do."""
     monkeypatch.setattr(erasure, "RUNS_END_SECONDS", 0)
     make_run(alice, end_user(alice).thread(), end_user_id="ann")
 
     refused = run("erase", "--org", str(alice.org_id), "--yes", "ann")
 
     assert 1 == refused.exit_code
-    assert "Repeat the command" in refused.output
+    assert f"Their organizations: {alice.org_id}. Repeat the command." in refused.output
 
 
 def test_an_unknown_org_is_said(run: Run) -> None:

@@ -80,9 +80,9 @@ def test_threads_that_a_user_has_shared_are_not_private(stored: StoredRuns, is_g
     assert [*sorted(below), thread_id] == found
 
 
-def cancel(stored: StoredRuns, *thread_ids: UUID) -> int:
+def cancel(stored: StoredRuns, *thread_ids: UUID) -> None:
     with stored.connections.transaction() as tx:
-        return personal_data.cancel(tx, Conversations(thread_ids))
+        personal_data.cancel(tx, Conversations(thread_ids))
 
 
 def test_runs_are_cancelled_while_a_sub_run_ends(stored: StoredRuns) -> None:
