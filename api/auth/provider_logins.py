@@ -74,6 +74,8 @@ class PendingLogin:
     #: The account to link the person to, and the login in which they gave its password.
     user_id: str | None = None
     session_id: str | None = None
+    #: Where its page leads back to; None: it was begun by an earlier release.
+    redirect_uri: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Reply:
 def begin(
     provider: Row[Any],
     *,
+    redirect_uri: str,
     return_to: str | None,
     invitation: str | None = None,
     account: Account | None = None,
@@ -106,6 +109,7 @@ def begin(
         invitation=invitation,
         user_id=None if account is None else str(account.user_id),
         session_id=None if account is None else str(account.session_id),
+        redirect_uri=redirect_uri,
     )
     return pending, (datetime.now(UTC) + LIFETIME).replace(microsecond=0)
 
@@ -115,7 +119,8 @@ def cookie_of(settings: Settings, pending: PendingLogin, ends_at: datetime) -> s
     login = asdict(pending)
     # Apart from the rest: processes of earlier releases know no other fields of a login.
     account = {name: login.pop(name) for name in _OF_ACCOUNT}
-    claims = {"aud": _AUDIENCE, "exp": int(ends_at.timestamp()), "login": login}
+    apart = {"redirect_uri": login.pop("redirect_uri")}
+    claims = {"aud": _AUDIENCE, "exp": int(ends_at.timestamp()), "login": login, **apart}
     if pending.user_id is not None:
         claims["account"] = account
     return signed_tokens.sign(settings, _TYPE, claims)
@@ -140,7 +145,8 @@ def begun_in(settings: Settings, cookie: str) -> PendingLogin:
         raise LoginStateInvalid() from None
     if claims["exp"] > time.time() + LIFETIME.total_seconds() + id_tokens.LEEWAY_SECONDS:
         raise LoginStateInvalid()
-    return PendingLogin(**claims["login"], **claims.get("account", {}))
+    apart = {**claims.get("account", {}), "redirect_uri": claims.get("redirect_uri")}
+    return PendingLogin(**claims["login"], **apart)
 
 
 def check_state(pending: PendingLogin, reply: Reply) -> None:
@@ -157,15 +163,13 @@ def account_of(pending: PendingLogin) -> Account | None:
     return Account(user_id=UUID(pending.user_id), session_id=UUID(pending.session_id))
 
 
-def authorization_url(
-    metadata: Metadata, provider: Row[Any], pending: PendingLogin, redirect_uri: str
-) -> str:
+def authorization_url(metadata: Metadata, provider: Row[Any], pending: PendingLogin) -> str:
     """Build the address at the provider to which the browser goes."""
     challenge = hashlib.sha256(pending.verifier.encode()).digest()
     asked = {
         "response_type": "code",
         "client_id": provider.client_id,
-        "redirect_uri": redirect_uri,
+        "redirect_uri": pending.redirect_uri,
         "scope": SCOPE,
         "state": pending.state,
         "nonce": pending.nonce,

@@ -184,12 +184,12 @@ def _check_return(provider: Row[Any], return_to: str | None) -> None:
 def _begun(provider: Row[Any], **login: Any) -> Response:
     """Begin a login, of which the browser keeps what it needs in the end."""
     metadata = provider_documents().metadata(provider.issuer, saved_at=provider.updated_at)
-    pending, ends_at = provider_logins.begin(provider, **login)
+    redirect_uri = _redirect_uri(provider)
+    pending, ends_at = provider_logins.begin(provider, redirect_uri=redirect_uri, **login)
     cookie = provider_logins.cookie_of(settings(), pending, ends_at)
     if len(cookie) > provider_logins.MAX_COOKIE_LENGTH:
         raise InvalidRequest(return_to=["is too long for a cookie"])
-    redirect_uri = _redirect_uri(provider)
-    url = provider_logins.authorization_url(metadata, provider, pending, redirect_uri)
+    url = provider_logins.authorization_url(metadata, provider, pending)
     response = jsonify(authorization_url=url, expires_at=rfc3339(ends_at))
     _set_cookie(response, cookie)
     if pending.user_id is not None:
@@ -282,7 +282,7 @@ def _log_in(pending: PendingLogin, reply: Reply) -> Session:
         provider,
         pending,
         reply,
-        redirect_uri=_redirect_uri(provider),
+        redirect_uri=pending.redirect_uri or _redirect_uri(provider),
         needs_address=is_unknown,
     )
     with connections().transaction() as tx:

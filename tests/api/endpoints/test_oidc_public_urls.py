@@ -68,6 +68,20 @@ def test_people_log_in_at_the_public_url_of_their_org(
     assert 200 == tokens.status_code, tokens.text
 
 
+def test_a_login_outlives_a_change_of_the_public_url(
+    org: User, provider: IdentityProvider, app: Flask, connections: Connections
+) -> None:
+    """The page leads back to the former one, and its code is exchanged for that."""
+    browser = app.test_client()
+    url = (begun(browser, org, CELL).json or {})["authorization_url"]
+    back = provider.authorize(url)
+    give(connections, org, ACME)
+
+    response = browser.get(f"{CALLBACK}?{back}", base_url=CELL)
+
+    assert (303, f"{CELL}/console") == (response.status_code, response.headers["Location"])
+
+
 def test_a_login_begins_at_the_public_url_as_browsers_write_it(
     org: User, provider: IdentityProvider, app: Flask, connections: Connections
 ) -> None:
