@@ -208,7 +208,7 @@ def claim(
             "busy_ids": plain_array(busy),
             "busy": plain_array(busy.values()),
             "held": plain_array(held),
-            "lease_seconds": lease_seconds(settings),
+            "lease_seconds": _lease(settings),
         },
     ).all()
 
@@ -226,7 +226,7 @@ def record(tx: Transaction, attempts: Sequence[Attempt]) -> None:
             "first_pause": _pause(settings, 1),
             "window_seconds": sum(settings.webhook_retry_seconds),
             "steady": timedelta(seconds=STEADY_SECONDS),
-            "lease": timedelta(seconds=lease_seconds(settings)),
+            "lease": timedelta(seconds=_lease(settings)),
             "most": HASTENED_AT_ONCE,
         },
     )
@@ -247,8 +247,7 @@ def _given(attempts: Sequence[Attempt]) -> Mapping[str, Any]:
     }
 
 
-def lease_seconds(settings: Settings) -> float:
-    """Return for how long no other process makes an attempt that has begun."""
+def _lease(settings: Settings) -> float:
     return settings.webhook_timeout_seconds * LEASE_FACTOR
 
 
@@ -337,7 +336,7 @@ def _endpoints_of(sql: Connection, org_id: UUID) -> Sequence[UUID]:
 
 def correct_times(tx: Transaction) -> None:
     """Correct times that are in the future since Postgres' clock was set back."""
-    lease = timedelta(seconds=lease_seconds(tx.connections.settings))
+    lease = timedelta(seconds=_lease(tx.connections.settings))
     tx.sql.exec_driver_sql(_CORRECT_TIMES, {"lease": lease})
 
 

@@ -62,7 +62,7 @@ class WebhookSender:
         self._lock = threading.Lock()
         self._busy: dict[UUID, UUID] = {}  # deliveries with attempts in progress, and endpoints
         self._results: dict[Attempt, Row[Any]] = {}  # to be recorded
-        self._locked: dict[Attempt, float] = {}  # of these; until when they are kept
+        self._locked: Mapping[Attempt, str] = {}  # of these; which row a record would wait for
         self._has_results = threading.Event()
         self._endpoints: Mapping[UUID, int] | None = {}  # by org
         self._endpoints_read_at = float("-inf")
@@ -126,6 +126,9 @@ class WebhookSender:
         """Begin the attempts that are due, as far as there is room: the end of each wakes this."""
         with self._lock:
             capacity, busy = MAX_ATTEMPTS - len(self._busy), Counter(self._busy.values())
+            stuck = {self._results[one].endpoint_id for one in self._locked}
+            unrecorded = (row.endpoint_id for row in self._results.values())
+            busy.update(one for one in unrecorded if one in stuck)
             held = {*self._busy, *(one.delivery_id for one in self._results)}
         if capacity <= 0:
             return
@@ -211,7 +214,7 @@ class WebhookSender:
 
     def _write(self, results: Sequence[Attempt]) -> None:
         """Write results; one that Postgres refuses takes no other along, and is given up: its
-        attempt is repeated when its lease is over. Nor does one whose row is locked.
+        attempt is repeated when its lease is over. Neither does one whose row is locked (`_free`).
 
         Raises:
             Unavailable: those that are not written are kept for the next time.
@@ -238,24 +241,21 @@ class WebhookSender:
         self._forget(results)
 
     def _free(self, results: Sequence[Attempt]) -> list[Attempt]:
-        """Return those whose rows are free; hold the others, and give them up after a lease."""
+        """Return those whose rows are free; the others wait until theirs are. Their endpoint's
+        results count as attempts meanwhile, or those of one whose row is locked would pile up.
+        """
         with self._connections.statement() as tx:
-            locked = deliveries.find_locked(tx, results)
-        now, lease = time.monotonic(), deliveries.lease_seconds(self._connections.settings)
-        for one in results:
-            row_name, subject = locked.get(one.delivery_id), _subject(self._results[one])
-            if row_name is None:
-                self._locked.pop(one, None)
-            elif one not in self._locked:
-                self._locked[one] = now + lease
-                message = "recording an attempt of %s waits: the row %s is locked"
-                log.warning(message, one.delivery_id, row_name, extra=subject)
-            elif self._locked[one] < now:
-                del self._locked[one]
-                message = "recording an attempt of %s failed: the row %s stays locked"
-                log.error(message, one.delivery_id, row_name, extra=subject)
-                self._forget([one])
-        return [one for one in results if one.delivery_id not in locked]
+            rows = deliveries.find_locked(tx, results)
+        locked = {one: rows[one.delivery_id] for one in results if one.delivery_id in rows}
+        with self._lock:
+            new = locked.keys() - self._locked.keys()
+            others = {one: row for one, row in self._locked.items() if one not in results}
+            self._locked = {**others, **locked}
+        for one in new:
+            message = "recording an attempt of %s waits: the row %s is locked"
+            subject = _subject(self._results[one])
+            log.warning(message, one.delivery_id, locked[one], extra=subject)
+        return [one for one in results if one not in locked]
 
     def _forget(self, results: Collection[Attempt]) -> None:
         with self._lock:

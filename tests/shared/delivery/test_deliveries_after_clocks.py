@@ -61,7 +61,7 @@ def test_an_attempt_of_a_process_that_died_is_repeated_after_a_lease(org: Org) -
     with org.connections.transaction() as tx:
         query = "SELECT extract(epoch FROM leased_until - now())::float8 FROM webhook_deliveries"
         left = tx.sql.scalar(text(query))
-        assert 0 < left <= deliveries.lease_seconds(org.connections.settings)
+        assert 0 < left <= deliveries._lease(org.connections.settings)
         tx.sql.execute(text("UPDATE webhook_deliveries SET leased_until = now()"))
     assert [lost.id] == [row.id for row in org.claim()]
     assert [("run.completed", "pending")] == org.states(endpoint)

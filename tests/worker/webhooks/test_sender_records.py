@@ -14,9 +14,9 @@ from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.postgres import RUN_TIMEOUTS
 from arkloop.worker.webhooks import sender as sender_module
-from arkloop.worker.webhooks.sender import WebhookSender
+from arkloop.worker.webhooks.sender import MAX_ATTEMPTS_OF_ENDPOINT, WebhookSender
 from tests.clients import User
-from tests.tool_receiver import Reply, ToolReceiver
+from tests.tool_receiver import Received, Reply, ToolReceiver
 from tests.waiting import eventually
 from tests.worker.webhooks.test_sender import Hook
 
@@ -185,30 +185,46 @@ def test_records_one_by_one_do_not_wait_for_each_locked_row(
             sender.wait_until_ended()
 
 
-def test_a_result_whose_row_stays_locked_is_given_up(
+@pytest.mark.parametrize("table", ["webhook_deliveries", "webhook_endpoints"])
+def test_a_result_whose_row_stays_locked_is_kept(
     connections: Connections,
     of_worker: Connections,
     alice: User,
     receiver: ToolReceiver,
     responds: threading.Event,
+    table: str,
 ) -> None:
-    """It is kept for a lease and no longer; once the row is free, its attempt is repeated."""
+    """The attempt is not repeated after its lease, and more results of the endpoint do not pile up:
+    no more messages are sent than there may be attempts of one endpoint.
+    """
     stopped = threading.Event()
     hurried = replace(connections.settings, webhook_timeout_seconds=1.0)
     made = Hook(connections, alice.org_id, receiver.url)
     held = made.test()
-    receiver.answer = lambda _: Reply(status=200 if responds.wait(0.5) else 500)
+
+    def fail(_request: Received) -> Reply:
+        responds.wait(0.5)
+        return Reply(status=500)
+
+    receiver.answer = fail
     sender = WebhookSender(replace(of_worker, settings=hurried), stopped)
     eventually(lambda: len(receiver.received) == 1)
-    with locked(connections, "webhook_deliveries", held):
+    with locked(connections, table, held if table == "webhook_deliveries" else made.id):
         responds.set()
-        eventually(lambda: bool(sender._results))
-        eventually(lambda: not sender._results, seconds=8)
+        eventually(lambda: bool(sender._locked), seconds=8)
+        for _ in range(2 * MAX_ATTEMPTS_OF_ENDPOINT):
+            made.test()
+        threading.Event().wait(3 * 2 * hurried.webhook_timeout_seconds)
+        assert 1 == sum(one.headers["webhook-id"] == str(held) for one in receiver.received)
+        if table == "webhook_endpoints":
+            assert MAX_ATTEMPTS_OF_ENDPOINT == len(sender._results)
 
-    eventually(lambda: made.row(held).state == "delivered")
+    eventually(lambda: not sender._results)
+    assert 1 == made.row(held).attempts
     stopped.set()
     sender.wait_until_ended()
-    assert 2 == len(receiver.received)
+    with connections.transaction() as tx:  # the senders of other tests would attempt them
+        tx.sql.execute(text("DELETE FROM webhook_deliveries"))
 
 
 def test_a_result_that_cannot_be_written_takes_no_other_one_along(
