@@ -194,7 +194,7 @@ def test_a_result_for_which_there_is_no_memory_ends_the_attempt() -> None:
 def test_an_idempotent_call_that_lacks_a_descriptor_is_left_for_another_worker(
     idempotent: bool,
 ) -> None:
-    """Of any other, the model reads that it failed: another worker could not make it again."""
+    """The model reads that any other has failed: another worker could not make it again."""
     context = RecordedRun()
 
     @tool(idempotent=idempotent)
