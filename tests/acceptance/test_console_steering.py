@@ -62,6 +62,8 @@ def test_a_message_that_arrives_takes_no_focus(context: BrowserContext, user: Ca
     expect(answer).to_be_visible()
     held = hold(context, CREATES)
     box(page).fill("And a hotel.")
+    # Not before the page knows the agents: until then nothing is sent.
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
     box(page).press("Enter")
     until_held(page, held, 1)
     answer.focus()
