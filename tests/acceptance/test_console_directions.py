@@ -82,6 +82,7 @@ def test_lists_and_quotations_are_read_from_the_side_of_their_language(thread: P
     of_english = f"- {ENGLISH}\n\n1. {ENGLISH}\n\n> {ENGLISH}"
     say(thread, script({"say": f"{of_hebrew}\n\n---\n\n{of_english}\n\n---\n\n> - {HEBREW}"}))
     answer = thread.locator(".run .markdown")
+    expect(thread.get_by_role("button", name="Retry")).to_be_visible()  # the answer is drawn anew
     expect(answer.locator("blockquote")).to_have_count(3)
     blocks, items = answer.locator("> :is(ul, ol, blockquote)"), answer.locator("li")
 
