@@ -2,7 +2,6 @@
 
 import socket
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -18,22 +17,9 @@ from arkloop.shared.events.types import MessageDelta, RunCompleted
 from arkloop.shared.storage.connections import Connections, connect_redis
 from arkloop.shared.storage.outage import Outage
 from tests.api.streaming.followed_runs import Client, FollowedRun, seqs
-from tests.clients import User
 from tests.closed_port import closed_port
-from tests.stored_runs import USED, StoredRuns
+from tests.stored_runs import USED
 from tests.waiting import eventually
-
-
-@pytest.fixture
-def hub(connections: Connections) -> Iterator[StreamHub]:
-    hub = StreamHub(connections)
-    yield hub
-    hub.close()
-
-
-@pytest.fixture
-def run(connections: Connections, alice: User) -> FollowedRun:
-    return FollowedRun.of(StoredRuns.of(connections, alice))
 
 
 def whole(run: FollowedRun, after: int = 0) -> bytes:

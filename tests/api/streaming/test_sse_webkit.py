@@ -1,7 +1,6 @@
 """Pings that release what WebKit withholds: soon after a piece, and to WebKit alone."""
 
 import time
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -9,10 +8,7 @@ import pytest
 from arkloop.api.streaming import sse
 from arkloop.api.streaming.stream_hub import StreamHub
 from arkloop.api.streaming.stream_pages import PING
-from arkloop.shared.storage.connections import Connections
 from tests.api.streaming.followed_runs import Client, FollowedRun
-from tests.clients import User
-from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 
 _MAC = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko)"
@@ -39,18 +35,6 @@ OTHERS = {
 }
 #: Less than until the ping of an idle stream.
 SOON = 5
-
-
-@pytest.fixture
-def hub(connections: Connections) -> Iterator[StreamHub]:
-    hub = StreamHub(connections)
-    yield hub
-    hub.close()
-
-
-@pytest.fixture
-def run(connections: Connections, alice: User) -> FollowedRun:
-    return FollowedRun.of(StoredRuns.of(connections, alice))
 
 
 def test_webkit_alone_is_sent_pings_soon_after_a_piece(hub: StreamHub, run: FollowedRun) -> None:

@@ -119,11 +119,6 @@ def test_a_page_is_sent_in_pieces_of_whole_frames(sizes: list[int]) -> None:
 
 
 @pytest.fixture
-def run(connections: Connections, alice: User) -> FollowedRun:
-    return FollowedRun.of(StoredRuns.of(connections, alice))
-
-
-@pytest.fixture
 def client(connections: Connections) -> redis.Redis:
     """A client that does not decode."""
     return page_reader.bytes_client(connections.settings.redis_url)
