@@ -37,6 +37,9 @@ MAX_PAUSE_SECONDS = 2.0
 
 #: Fields that a service of the release before refuses.
 NEW_FIELDS = ("unbegun", "code")
+NO_APPROVALS = (
+    "The service is of an earlier release, which knows no approvals of agents' calls: upgrade it."
+)
 OUTDATED = ("agent_workers.outdated_fence", "runs.not_found")
 
 TextKind = type[MessageDelta] | type[MessageThinking]
@@ -250,6 +253,8 @@ class RunOutbox:
                 if error.code in OUTDATED:
                     self._stop("lost")
                     raise RunStopped("lost") from None
+                if "approval_of" in error.details:
+                    raise Refused(error.status, error.code, NO_APPROVALS) from error
                 raise
         if verb in ("append", "reserve") and written["status"] != "running":
             # Completed by the service: the run has landed at a limit.

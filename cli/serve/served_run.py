@@ -63,11 +63,13 @@ class ServedRun(StepsAndCosts):
         self.model: str = run["model"]
         self.model_settings: Mapping[str, Any] = run["model_settings"]
         self.output_schema: Mapping[str, Any] | None = run["output_schema"]
-        asked = {one["tool_call_id"]: one["arguments"] for one in run["approvals"]}
+        # The previous release sends neither `approvals` nor `begun`.
+        approvals = run.get("approvals", ())
+        asked = {one["tool_call_id"]: one["arguments"] for one in approvals}
         #: The calls that the last execution had not begun; a service of the release before stores
         #: none.
         self._known_unbegun: Sequence[str] | None = run.get("unbegun")
-        unbegun = {*asked, *(self._known_unbegun or ())} - {*run["begun"]}
+        unbegun = {*asked, *(self._known_unbegun or ())} - {*run.get("begun", ())}
         messages = [message_files.shown(message) for message in run["messages"]]
         self.messages: Sequence[Message] = _with_unknown(messages, unbegun)
         self.attempt: int = run["attempt"]
@@ -85,7 +87,7 @@ class ServedRun(StepsAndCosts):
         self._whole = {id_: output for id_, output in whole.items() if output is not None}
         self._transcript = Transcript(_calls_of(run["messages"], unbegun, asked, whole))
         replies: dict[str, list[str]] = {}
-        for one in run["approvals"]:
+        for one in approvals:
             replies.setdefault(one["tool_call_id"], []).append(one["answer"])
         self._approvals = CallApprovals(self._transcript, replies, asked)
         said_last: str | None = run.get("last_turn")  # a service of the release before has none

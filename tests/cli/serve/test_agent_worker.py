@@ -146,6 +146,24 @@ def test_a_run_whose_agent_ignores_a_refusal_fails(agent: Callable[[AgentRun], s
     assert ("fail", "The service refused the agent's events.") == end
 
 
+def test_an_approval_that_an_older_service_does_not_know_fails_the_run() -> None:
+    """The error says what to upgrade: another execution would repeat the agent's calls in vain."""
+
+    def is_unknown(_: str, body: dict[str, Any]) -> bool:
+        return "approval_of" in body
+
+    end = _end_of_run(
+        lambda run: str(run.approve("refund", {}, tool_call_id="a")),
+        is_unknown,
+        "The request is not valid; see `details`.",
+        {"approval_of": ["Unknown field."]},
+    )
+
+    assert end is not None
+    assert "fail" == end[0]
+    assert "The agent failed: The service is of an earlier release" in (end[1] or "")
+
+
 def nested(levels: int) -> list[Any]:
     """Return a list within a list, and so on."""
     return [nested(levels - 1)] if levels else []

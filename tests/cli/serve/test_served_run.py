@@ -113,6 +113,19 @@ def test_an_id_is_that_of_one_task() -> None:
         service.close()
 
 
+def test_a_run_of_a_service_of_the_release_before_is_executed() -> None:
+    """The previous release sends neither `approvals` nor `begun`."""
+    old = {name: value for name, value in LOST.items() if name not in ("approvals", "begun")}
+    with scripted_service(
+        lambda *_: (200, {"status": "running", "cancel_requested": False, "next_seq": 9})
+    ) as address:
+        service = Service(address, "/agent-workers/mine")
+        run = ServedRun(service, old, threading.Event())
+        assert "paid" == run.step("pay", {}, lambda: "paid", tool_call_id="b")
+        run.outbox.close()
+        service.close()
+
+
 @pytest.mark.parametrize("schema", [None, {"type": "object"}])
 def test_an_answer_that_an_earlier_execution_gave_is_not_streamed_again(
     schema: dict[str, Any] | None,
