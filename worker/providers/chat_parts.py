@@ -6,14 +6,15 @@ from typing import Any
 
 from arkloop.worker.contract.attachments import Attachment, Part, TextPart
 from arkloop.worker.contract.messages import Message, ToolMessage
+from arkloop.worker.providers.image_detail import AUTO
 
 
-def content_of(parts: Iterable[Part]) -> list[dict[str, Any]]:
+def content_of(parts: Iterable[Part], detail: str) -> list[dict[str, Any]]:
     """Return the content of a user's message."""
-    return list(map(_content, parts))
+    return [_content(part, detail) for part in parts]
 
 
-def images_after(messages: Iterable[Message]) -> Iterator[Message | dict[str, Any]]:
+def images_after(messages: Iterable[Message], detail: str) -> Iterator[Message | dict[str, Any]]:
     """Yield the messages, and after the results of a turn a user's message with their images.
 
     The results themselves can only be text here.
@@ -26,7 +27,7 @@ def images_after(messages: Iterable[Message]) -> Iterator[Message | dict[str, An
         ]
         if images:
             note = TextPart("The images that the tools returned, in the order of their results:")
-            yield {"role": "user", "content": content_of([note, *images])}
+            yield {"role": "user", "content": content_of([note, *images], detail)}
 
 
 def users_joined(messages: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -52,12 +53,14 @@ def _parts_of(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
     return content
 
 
-def _content(part: Part) -> dict[str, Any]:
+def _content(part: Part, detail: str) -> dict[str, Any]:
     match part:
         case TextPart(text):
             return {"type": "text", "text": text}
         case Attachment(kind="image"):
-            return {"type": "image_url", "image_url": {"url": part.address}}
+            # `auto` is the default, and not every server knows the field.
+            chosen = {} if detail == AUTO else {"detail": detail}
+            return {"type": "image_url", "image_url": {"url": part.address, **chosen}}
         case Attachment(url=None):
             file = {"filename": part.name, "file_data": part.address}
             return {"type": "file", "file": file}

@@ -14,6 +14,7 @@ from arkloop.worker.contract.messages import (
 from arkloop.worker.providers import output_modes
 from arkloop.worker.providers.chat_call_ids import with_ids_for
 from arkloop.worker.providers.chat_parts import content_of, images_after, users_joined
+from arkloop.worker.providers.image_detail import detail_of_images
 from arkloop.worker.providers.partial_calls import portable_arguments, portable_name
 from arkloop.worker.providers.property_names import tools_for
 from arkloop.worker.providers.sdk_client import with_extra
@@ -26,9 +27,10 @@ SIGNED = "extra_content"
 
 def body(request: ModelRequest, *, is_vendor: bool) -> dict[str, Any]:
     """Return the body of `POST /chat/completions`."""
+    detail = detail_of_images(request.model, is_vendor=is_vendor)
     each = (
-        message if isinstance(message, dict) else _message(message)
-        for message in images_after(with_ids_for(request.model, request.messages))
+        message if isinstance(message, dict) else _message(message, detail)
+        for message in images_after(with_ids_for(request.model, request.messages), detail)
     )
     messages = list(users_joined(each))
     if request.system_prompt:
@@ -77,10 +79,10 @@ def _settings(request: ModelRequest) -> dict[str, Any]:
     return sent
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _message(message: Message, detail: str) -> dict[str, Any]:
     match message:
         case UserMessage(content, parts):
-            return {"role": "user", "content": content_of(parts) if parts else content}
+            return {"role": "user", "content": content_of(parts, detail) if parts else content}
         case ToolMessage(tool_call_id=call_id, content=content):
             return {"role": "tool", "tool_call_id": call_id, "content": content}
         case AssistantMessage(content, ()):

@@ -15,6 +15,7 @@ from arkloop.worker.contract.messages import (
     UserMessage,
 )
 from arkloop.worker.providers import output_modes
+from arkloop.worker.providers.image_detail import detail_of_images
 from arkloop.worker.providers.partial_calls import portable_arguments, portable_name
 from arkloop.worker.providers.property_names import tools_for
 from arkloop.worker.providers.sdk_client import with_extra
@@ -41,7 +42,9 @@ def body(request: ModelRequest, *, is_vendor: bool) -> dict[str, Any]:
     the reasoning after it (https://developers.openai.com/api/docs/guides/keep-prefix-unchanged).
     Earlier models read both in front of the input. Other servers may not know the role.
     """
-    items = [item for message in with_unique_ids(request.messages) for item in _items(message)]
+    detail = detail_of_images(request.model, is_vendor=is_vendor)
+    messages = with_unique_ids(request.messages)
+    items = [item for message in messages for item in _items(message, detail)]
     sent: dict[str, Any] = {
         "model": request.model,
         "input": items or [{"type": "message", "role": "user", "content": _NOTHING_SAID}],
@@ -90,14 +93,15 @@ def _settings(request: ModelRequest) -> dict[str, Any]:
     return sent
 
 
-def _items(message: Message) -> Iterator[dict[str, Any]]:
+def _items(message: Message, detail: str) -> Iterator[dict[str, Any]]:
     match message:
         case UserMessage(content, parts):
-            said = [_input(part) for part in parts] or content
+            said = [_input(part, detail) for part in parts] or content
             yield {"type": "message", "role": "user", "content": said}
         case ToolMessage(tool_call_id=call_id, content=content, parts=parts):
-            output = [_input(part) for part in (TextPart(content), *parts)] if parts else content
-            yield {"type": "function_call_output", "call_id": call_id, "output": output}
+            output = [_input(part, detail) for part in (TextPart(content), *parts)]
+            result = output if parts else content
+            yield {"type": "function_call_output", "call_id": call_id, "output": result}
         case AssistantMessage(content, calls, None):
             yield from _message(content)
             yield from (_function_call(call) for call in calls)
@@ -105,12 +109,12 @@ def _items(message: Message) -> Iterator[dict[str, Any]]:
             yield from _as_it_came(content, calls, turn or (), places)
 
 
-def _input(part: Part) -> dict[str, Any]:
+def _input(part: Part, detail: str) -> dict[str, Any]:
     match part:
         case TextPart(text):
             return {"type": "input_text", "text": text}
         case Attachment(kind="image"):
-            return {"type": "input_image", "image_url": part.address, "detail": "auto"}
+            return {"type": "input_image", "image_url": part.address, "detail": detail}
         case Attachment(url=None):
             return {"type": "input_file", "filename": part.name, "file_data": part.address}
         case Attachment(url=url):

@@ -27,14 +27,14 @@ def test_attachments_are_sent_as_the_api_takes_them() -> None:
             "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,BBBB"},
         },
         {"type": "image_url", "image_url": {"url": "https://e.com/i"}},
-    ] == content_of([TextPart("Look"), PNG, PDF, replace(PNG, url="https://e.com/i")])
+    ] == content_of([TextPart("Look"), PNG, PDF, replace(PNG, url="https://e.com/i")], "auto")
 
 
 def test_a_note_stands_for_a_file_by_its_url() -> None:
     """The other attachments are sent, and the thread can be continued."""
     by_url = replace(PDF, url="https://e.com/f")
 
-    [note, image] = content_of([by_url, PNG])
+    [note, image] = content_of([by_url, PNG], "auto")
 
     expected = {"type": "text", "text": f"[{by_url.label} omitted: it was not uploaded]"}
     assert (expected, "image_url") == (note, image["type"])
@@ -46,7 +46,7 @@ def test_images_of_results_follow_the_last_result() -> None:
     results = [ToolMessage("1", "camera", "one", (PNG,)), ToolMessage("2", "camera", "two", (PNG,))]
     messages: list[Message] = [UserMessage("Look"), calls, *results, AssistantMessage("Seen")]
 
-    *before, images, last = images_after(messages)
+    *before, images, last = images_after(messages, "auto")
 
     assert messages[:4] == before
     assert AssistantMessage("Seen") == last
@@ -58,7 +58,7 @@ def test_results_without_images_are_followed_by_nothing() -> None:
     """Conversations without images are sent as before."""
     messages: list[Message] = [UserMessage("a"), ToolMessage("1", "clock", "noon")]
 
-    assert messages == list(images_after(messages))
+    assert messages == list(images_after(messages, "auto"))
 
 
 def test_neighbouring_messages_of_the_user_are_one() -> None:
