@@ -59,11 +59,13 @@ def attached(
         yield replace(request, messages=messages)
 
 
-def droppable(messages: Sequence[Message], dropped: Collection[Attachment]) -> set[Attachment]:
+def droppable(
+    messages: Sequence[Message], dropped: Collection[Attachment], most_images: int | None = None
+) -> set[Attachment]:
     """Return what to leave out next of a refused request, of which any attachment may be the cause.
 
-    These are all images but the newest, if there are many; then the attachments before the last
-    question; then all others.
+    These are all images but the newest, if there are more than `most_images`, which the refusal
+    named, or many; then the attachments before the last question; then all others.
     """
     images = [
         part
@@ -71,9 +73,12 @@ def droppable(messages: Sequence[Message], dropped: Collection[Attachment]) -> s
         for part in attachments_of(message)
         if part.kind == IMAGE and part not in dropped
     ]
+    many, kept = 2 * FEWER_IMAGES, FEWER_IMAGES
+    if most_images is not None and most_images < len(images):
+        many = kept = most_images
+    first = len(images) - kept
     # The same image may be among both.
-    older = set(images[:-FEWER_IMAGES]) - set(images[-FEWER_IMAGES:])
-    if older and len(images) > 2 * FEWER_IMAGES:
+    if len(images) > many and (older := {*images[:first]} - {*images[first:]}):
         return older
     questions = [i for i, message in enumerate(messages) if isinstance(message, UserMessage)]
     last = questions[-1] if questions else 0

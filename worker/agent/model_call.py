@@ -148,7 +148,7 @@ def call_model(
             error = _never_fits(error, chain, sent)
             to_drop = set()
             if error.refuses_attachments:
-                to_drop = droppable(request.messages, chain.refused_attachments)
+                to_drop = droppable(request.messages, chain.refused_attachments, error.most_images)
             progress = replace(
                 progress,
                 is_billed=streamed.cost is not None,

@@ -73,7 +73,7 @@ class ProviderError(RunFailure):
     that the account's own limit is exhausted, so it concerns everybody who uses the account.
     `was_accepted`: the provider had the whole request and may bill it, though the call failed.
     `refused_setting`: the provider would accept the call without this model setting;
-    `refuses_attachments`: without some of its images and files;
+    `refuses_attachments`: without some of its images and files, `most_images`: with this many;
     `most_output_tokens`: with an output limit of no more than this.
     `idle_tokens`: a 429 came although this limit of tokens per minute was not used at all.
     """
@@ -91,6 +91,7 @@ class ProviderError(RunFailure):
         too_large: TooLarge | None = None,
         refused_setting: str | None = None,
         refuses_attachments: bool = False,
+        most_images: int | None = None,
         most_output_tokens: int | None = None,
     ) -> None:
         retryable = kind in ("rate_limited", "overloaded", "timeout", "connection", "malformed")
@@ -103,6 +104,7 @@ class ProviderError(RunFailure):
         self.too_large = too_large
         self.refused_setting = refused_setting
         self.refuses_attachments = refuses_attachments
+        self.most_images = most_images
         self.most_output_tokens = most_output_tokens
 
     @property

@@ -26,7 +26,7 @@ from arkloop.worker.providers import (
     refused_settings,
     size_errors,
 )
-from arkloop.worker.providers.attachment_errors import is_about_attachments
+from arkloop.worker.providers.attachment_errors import is_about_attachments, most_images
 from arkloop.worker.providers.not_events import NotEvents
 
 #: Nobody checks shapes: what is not what it should be fails where it is used.
@@ -257,7 +257,7 @@ def _status_error(error: Any, api_key: str | None, settings: Mapping[str, Any]) 
             return ProviderError("invalid_request", message, refused_setting=refused)
         return ProviderError("invalid_request", message, too_large=too_large)
     if status < 500 and status != 429 and is_about_attachments(text, said.get("code")):
-        return ProviderError("invalid_request", message, refuses_attachments=True)
+        return _attachments_refused(text, message)
     if status in (400, 422) and (most := output_limits.read(text, said.get("param"))):
         return ProviderError("invalid_request", message, most_output_tokens=most)
     if refused:
@@ -279,6 +279,11 @@ def _refused(status: int, headers: Mapping[str, str], message: str) -> ProviderE
     )
 
 
+def _attachments_refused(text: str, message: str) -> ProviderError:
+    most = most_images(text)
+    return ProviderError("invalid_request", message, refuses_attachments=True, most_images=most)
+
+
 def _error_in_stream(error: Any, api_key: str | None) -> ProviderError:
     text, said = error_bodies.text_of(error), error_bodies.object_of(error)
     message = _short(text, api_key)
@@ -289,7 +294,7 @@ def _error_in_stream(error: Any, api_key: str | None) -> ProviderError:
     if _is_of_account(error):
         return ProviderError("auth", message)
     if is_about_attachments(text, (said or {}).get("code")):
-        return ProviderError("invalid_request", message, refuses_attachments=True)
+        return _attachments_refused(text, message)
     kind, is_gone = _kind_in_stream(_codes(said))
     is_gone = is_gone or (kind == "invalid_request" and _is_of_model(text, said or {}))
     return ProviderError(kind, message, is_gone=is_gone)

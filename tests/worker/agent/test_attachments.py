@@ -4,6 +4,8 @@ import base64
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from arkloop.shared.events.types import RunSettingsDropped
 from arkloop.worker.agent import attachments
 from arkloop.worker.agent.attachments import attached
@@ -129,18 +131,24 @@ def test_the_newest_are_sent_where_all_are_too_many() -> None:
 
 
 class Choosy(ScriptedProvider):
-    """Refuses requests with one of these files; keeps the files of each request."""
+    """Refuses requests with one of these files, or with more than `most`, which its refusals name;
+    keeps the files of each request.
+    """
 
-    def __init__(self, *refused: str) -> None:
+    def __init__(self, *refused: str, most: int | None = None) -> None:
         super().__init__()
         self.refused = set(refused)
+        self.most = most
         self.sent: list[list[str]] = []
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
         parts = [part for message in request.messages for part in attachments_of(message)]
         self.sent.append([str(part.file_id) for part in parts])
-        if self.refused & set(self.sent[-1]):
-            raise ProviderError("invalid_request", "too large", refuses_attachments=True)
+        is_refused = self.refused & set(self.sent[-1])
+        if is_refused or (self.most is not None and len(parts) > self.most):
+            raise ProviderError(
+                "invalid_request", "no", refuses_attachments=True, most_images=self.most
+            )
         yield TurnEnd("stop")
 
 
@@ -178,6 +186,33 @@ def test_of_many_images_the_newest_are_sent_after_a_refusal() -> None:
 
     everything = [str(n) for n in range(22)]
     assert [everything[:21], everything[11:21], everything[11:]] == model.sent
+
+
+@pytest.mark.parametrize(("count", "most"), [(11, 10), (3, 1), (3, 0)])
+def test_a_model_gets_as_many_images_as_it_accepts(count: int, most: int) -> None:
+    """The newest of one message, instead of none; each one more takes the place of the oldest."""
+    run, model = RecordedRun(), Choosy(most=most)
+    everything = [str(n) for n in range(count + 1)]
+    run.contents = dict.fromkeys(everything, b"x")
+    chain = chain_of(model)
+    images = [image(name) for name in everything]
+
+    for said in (images[:count], images):
+        call_model(chain, lambda _, said=said: request(asked(*said)), run, run.stop)
+
+    first, second = everything[:count], everything[count - most :]
+    kept, new = first[count - most :], second[len(second) - most :]
+    assert [first, kept, second, new] == model.sent
+
+
+def test_a_refusal_of_fewer_images_than_its_maximum_leaves_out_more() -> None:
+    """Its maximum is that of something else then: the attachments go as after other refusals."""
+    run, model = RecordedRun(), Choosy("2", most=2)
+    run.contents = dict.fromkeys("123", b"x")
+
+    call_model(chain_of(model), lambda _: request(asked(*map(image, "123"))), run, run.stop)
+
+    assert [["1", "2", "3"], ["2", "3"], []] == model.sent
 
 
 def test_many_images_may_be_the_same_one() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from arkloop.worker.providers.attachment_errors import is_about_attachments
+from arkloop.worker.providers.attachment_errors import is_about_attachments, most_images
 from tests.worker.providers.failing_streams import in_stream
 from tests.worker.providers.fake_vendor import refusal, status
 
@@ -54,6 +54,12 @@ MANY = (
         "Provided image is not valid.",
         "Unsupported MIME type: application/pdf",
         "Invalid or unsupported file uri: https://example.com/a.jpg",
+        "The image you provided requires 41334 patches after processing, exceeding the limit of"
+        " 30000. Please resize the image and try again.",
+        "request contains 52 images, exceeding the maximum of 50 allowed per request",
+        "Too many images in request: 11 images provided, but the model supports a maximum of 10"
+        " images.",
+        "Exceeded maximum number of images (50) allowed in the request.",
         "<400> InternalError.Algo.InvalidParameter: Failed to download multimodal content",
         "<400> InternalError.Algo.InvalidParameter: The image length and width do not meet the"
         " model restrictions. [height:1 or width:1 must be larger than 10]",
@@ -77,6 +83,42 @@ def test_a_refusal_for_attachments_is_recognised(message: str) -> None:
 def test_a_refusal_for_something_else_is_not_about_attachments(message: str) -> None:
     """Other refusals stay what they are."""
     assert not is_about_attachments(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "most"),
+    [
+        ("request contains 52 images, exceeding the maximum of 50 allowed per request", 50),
+        (
+            "Too many images in request: 11 images provided, but the model supports a maximum of 10"
+            " images.",
+            10,
+        ),
+        ("Too many images in request. Max is 10.", 10),
+        ("too many images in the message, max allowed is 16", 16),
+        ("Exceeded maximum number of images (50) allowed in the request.", 50),
+        ("Image count 5 exceeds limit 4 per request.", 4),
+        ("At most 0 image(s) may be provided in one prompt.", 0),
+        (
+            "The image you provided requires 41334 patches after processing, exceeding the limit of"
+            " 30000. Please resize the image and try again.",
+            None,
+        ),
+        (MANY, None),
+    ],
+)
+def test_a_refusal_of_many_images_says_how_many_are_accepted(
+    message: str, most: int | None
+) -> None:
+    """As the answer to the request, or as an error inside the stream."""
+    assert most == most_images(message)
+    for answer in (
+        status("400 Bad Request", message=message),
+        in_stream("openai", {"code": "invalid_request_error", "message": message}),
+    ):
+        found = refusal("openai", answer)
+
+        assert (True, most) == (found.refuses_attachments, found.most_images)
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
