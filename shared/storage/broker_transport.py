@@ -5,6 +5,8 @@ a third of the time that Celery spends on a message.
 """
 
 import logging
+import math
+import select
 from collections.abc import Callable
 from time import monotonic, sleep
 from typing import Any, ClassVar
@@ -12,6 +14,7 @@ from typing import Any, ClassVar
 from kombu import transport
 from kombu.transport import redis as kombus
 from kombu.transport.virtual import Empty
+from kombu.utils import compat, eventio
 from kombu.utils import json as kombus_json
 from redis.exceptions import NoPermissionError, ResponseError
 
@@ -21,6 +24,9 @@ MOST_TAKEN = 10
 
 _KombusChannel: Any = kombus.Channel  # half of it has types
 _loads: Any = kombus_json.loads  # it has none
+_kombus: Any = kombus  # the name that `use` changes has none
+_kombus_poll: Any = eventio.poll
+_environment: Any = compat.detect_environment
 
 
 class Channel(_KombusChannel):  # type: ignore[misc]  # for mypy any value, by the line above
@@ -120,12 +126,48 @@ class Transport(kombus.Transport):
     Channel = Channel
 
 
+class Poller:
+    """A poller as kombu's, for sockets of any number.
+
+    With greenlets kombu uses select(), which raises ValueError for a descriptor of 1,024 or more:
+    a worker with as many connections would end at the next one to its broker. kombu's own poll()
+    is no substitute: a closed socket has lost its number, and cannot be unregistered there.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: set[Any] = set()
+
+    def register(self, sock: Any, events: int) -> None:
+        self._sockets.add(sock)
+
+    def unregister(self, sock: Any) -> None:
+        """Forget a socket, or the one with this number."""
+        self._sockets = {one for one in self._sockets if one is not sock and one.fileno() != sock}
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Wait until a socket is readable or has failed, for at most `timeout` seconds."""
+        poller = select.poll()
+        for sock in self._sockets:
+            if sock.fileno() >= 0:
+                poller.register(sock, select.POLLIN)
+        ready = poller.poll(None if timeout is None else math.ceil(timeout * 1000))
+        return [(number, eventio.READ) for number, _ in ready]
+
+    def close(self) -> None:
+        self._sockets.clear()
+
+
+def _poller() -> Any:
+    return _kombus_poll() if _environment() == "default" else Poller()
+
+
 def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode()
 
 
 def use() -> None:
     """Let connections to a `redis://` or `rediss://` broker that are made from now on use it."""
+    _kombus.poll = _poller
     for scheme in ("redis", "rediss"):
         transport.TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
         # kombu keeps the class that it found for a scheme the first time.

@@ -1,5 +1,8 @@
 """Workers take several messages of the broker at a time, each of them once and in order."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +14,7 @@ import pytest
 from kombu import Queue
 from kombu.transport import get_transport_cls
 
+from arkloop.cli.dev.embedded_redis import EmbeddedRedis
 from arkloop.shared.config import Settings
 from arkloop.shared.storage import broker_transport, celery_app, queue
 from arkloop.shared.storage.broker_transport import MOST_TAKEN
@@ -22,6 +26,53 @@ from tests.unix_redis import unix_redis
 pytestmark = pytest.mark.processes
 
 COUNT = 3 * MOST_TAKEN - 1
+
+#: A worker process with as many files open as 1,100 streams of models have.
+_LARGE_WORKER = """
+from gevent import monkey
+monkey.patch_all()
+import json, os, sys
+from kombu import Connection, Queue
+from redis import Redis
+from arkloop.shared import machine
+from arkloop.shared.storage import broker_transport
+
+def drain(seconds):
+    taken = []
+    consumer.callbacks = [lambda body, message: (taken.append(body), message.ack())]
+    try:
+        connection.drain_events(timeout=seconds)
+    except (TimeoutError, *connection.connection_errors) as error:
+        return [type(error).__name__]
+    return taken
+
+machine.raise_file_limit()
+opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(int(sys.argv[2]))]
+broker_transport.use()
+url, found = sys.argv[1], []
+options = {"installation": lambda: "i", "health_check_interval": 1}
+with (
+    Connection(url, transport_options=options) as connection,
+    Connection(url, transport_options=options) as other,
+):
+    queue, server = Queue("q"), Redis.from_url(url)
+    with connection.Consumer(queue) as consumer:
+        producer = other.Producer()
+        producer.publish("first", routing_key="q", declare=[queue])
+        found += drain(5), drain(0.3)
+        server.client_kill_filter(_type="normal", skipme=True)
+        found.append(drain(5))
+        producer.publish("after a lost connection", routing_key="q", retry=True)
+        found.append(drain(5))
+        drain(0.1)
+        server.client_pause(3_000)
+        found.append(drain(2.5))  # the answer is overdue after 2 s
+        producer.publish("after a silence", routing_key="q", retry=True)
+        while (taken := drain(5)) == ["TimeoutError"]:
+            pass
+        found.append(taken)
+print(json.dumps(found))
+"""
 
 
 class Taker:
@@ -209,3 +260,27 @@ def test_a_redis_that_gives_one_at_a_time_is_asked_for_one(
 
         assert list(map(str, run_ids)) == waiting.taken
         assert waiting.calls("brpop") >= COUNT
+
+
+@pytest.mark.parametrize("descriptors", [0, 1_100])
+def test_a_worker_with_many_connections_takes_messages(tmp_path: Path, descriptors: int) -> None:
+    """Its connection to the broker may have a descriptor that select() cannot wait for, and may be
+    lost or silent as any other.
+    """
+    with EmbeddedRedis(tmp_path / "redis", persist=False) as server:
+        ended = subprocess.run(
+            [sys.executable, "-c", _LARGE_WORKER, server.url, str(descriptors)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    assert "" == ended.stderr
+    assert [
+        ["first"],
+        ["TimeoutError"],
+        ["ConnectionError"],
+        ["after a lost connection"],
+        ["TimeoutError"],
+        ["after a silence"],
+    ] == json.loads(ended.stdout)
