@@ -101,7 +101,8 @@ def raise_unchanged_shortage(error: BaseException) -> None:
 def lasting_shortage(error: BaseException) -> MemoryError | OSError | None:
     """Return the shortage behind an error that the code of an agent or a tool raised.
 
-    None if a file can be opened by now: then the code had taken all descriptors itself. The
+    None if a file can be opened by now: then the code had taken all descriptors itself. None for a
+    lack of memory that the code has handled and replaced: an error `from None` is its answer. The
     error's frames are cleared, since they hold what the code has opened.
     """
     shortage = shortage_behind(error)
@@ -109,20 +110,32 @@ def lasting_shortage(error: BaseException) -> MemoryError | OSError | None:
         return None
     for cause in causes_of(error):
         traceback.clear_frames(cause.__traceback__)
-    return shortage if isinstance(shortage, MemoryError) else _refused_file()
+    if isinstance(shortage, MemoryError):
+        shown = causes_of(error, with_suppressed=False)
+        return shortage if any(isinstance(one, MemoryError) for one in shown) else None
+    return _refused_file()
 
 
-def causes_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error, and those that it wraps or follows, each once."""
-    left, seen = [error], set[int]()
+def causes_of(error: BaseException, *, with_suppressed: bool = True) -> Iterator[BaseException]:
+    """Yield the error, and those that it wraps or follows, each once.
+
+    Contexts that `raise … from` suppresses are included only if `with_suppressed`. Otherwise the
+    errors during which such a context arose follow, unless it is a lack of memory itself.
+    """
+    left, seen = [(error, True)], set[tuple[int, bool]]()
     while left:
-        one = left.pop()
-        if id(one) in seen:
+        one, is_shown = left.pop()
+        if (id(one), is_shown) in seen:
             continue
-        seen.add(id(one))
-        yield one
-        left += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
-        left += [cause for cause in (one.__cause__, one.__context__) if cause is not None]
+        seen.add((id(one), is_shown))
+        if is_shown:
+            yield one
+            wrapped = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+            left += [(cause, True) for cause in (*wrapped, one.__cause__) if cause is not None]
+        elif isinstance(one, MemoryError):
+            continue
+        if one.__context__ is not None:
+            left.append((one.__context__, with_suppressed or not one.__suppress_context__))
 
 
 def _refused_file() -> OSError | None:

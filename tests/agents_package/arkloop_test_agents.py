@@ -159,6 +159,11 @@ def _play(run: AgentRun, step: dict[str, Any]) -> None:
             number = errno.EMFILE
             lack = MemoryError() if value == "memory" else OSError(number, os.strerror(number))
             raise RuntimeError("a framework's") from lack
+        case "refuse":
+            try:
+                bytes(10**15)
+            except MemoryError:
+                raise ValueError(value) from None
         case "take_descriptors":
             taken = []
             while len(taken) < value:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,82 @@ def test_a_process_may_open_as_many_files_as_its_hard_limit_allows(program: str)
 
     most, soft, hard = done.stdout.split()
     assert (most, most) == (soft, hard)
+
+
+def _lacks() -> None:
+    raise MemoryError
+
+
+def _replaces_it() -> None:
+    try:
+        _lacks()
+    except MemoryError:
+        raise ValueError from None
+
+
+def _replaces_what_a_framework_made_of_it() -> None:
+    try:
+        try:
+            _lacks()
+        except MemoryError as lack:
+            raise RuntimeError from lack
+    except RuntimeError:
+        raise ValueError from None
+
+
+def _replaces_a_group_with_it() -> None:
+    try:
+        raise ExceptionGroup("tasks", [ValueError(), MemoryError()])
+    except ExceptionGroup:
+        raise ValueError from None
+
+
+def _replaces_the_lack_of_another_attempt() -> None:
+    try:
+        _lacks()
+    except MemoryError:
+        try:
+            _lacks()
+        except MemoryError:
+            raise ValueError from None
+
+
+def _follows_it() -> None:
+    try:
+        _lacks()
+    except MemoryError:
+        raise ValueError  # noqa: B904  # its context is shown
+
+
+def _replaces_an_error_of_its_cleanup() -> None:
+    try:
+        _lacks()
+    finally:
+        try:
+            raise KeyError
+        except KeyError:
+            raise RuntimeError from None
+
+
+@pytest.mark.parametrize(
+    ("code", "is_lasting"),
+    [
+        (_replaces_it, False),
+        (_replaces_what_a_framework_made_of_it, False),
+        (_replaces_a_group_with_it, False),
+        (_replaces_the_lack_of_another_attempt, False),
+        (_lacks, True),
+        (_follows_it, True),
+        (_replaces_an_error_of_its_cleanup, True),
+    ],
+)
+def test_a_lack_of_memory_is_handled_by_an_error_that_replaces_it(
+    code: Callable[[], None], is_lasting: bool
+) -> None:
+    """An error `from None` that follows a failure of the cleanup has handled that failure alone."""
+    try:
+        code()
+    except Exception as error:
+        found = machine.lasting_shortage(error)
+
+    assert is_lasting == isinstance(found, MemoryError)

@@ -1,6 +1,7 @@
 """Runs of custom agents in a process that lacks memory or file descriptors."""
 
 from contextlib import nullcontext
+from decimal import Decimal
 
 import pytest
 
@@ -38,6 +39,20 @@ def test_a_run_whose_agent_lacks_something_is_queued_again(
     assert crashes == stored.row(run_id)["crashes"]
     assert "run.failed" not in stored.types(run_id)
     assert "RuntimeError: a framework's" in caplog.text
+
+
+def test_an_agent_that_handles_its_lack_of_memory_fails(
+    stored: StoredRuns, process: WorkerProcess
+) -> None:
+    """Its own error is its answer: no other attempt is made, and charged."""
+    run_id = created(stored, {"usd": 0.5, "model": "m"}, {"refuse": "The document is too large."})
+
+    execution.execute(process, run_id)
+
+    row = stored.row(run_id)
+    assert (RunState.FAILED, 0, Decimal("0.5")) == (row["state"], row["crashes"], row["cost_usd"])
+    error = data_of(stored.events(run_id)[-1].payload)["error"]
+    assert ("agent.failed", "The agent failed: ValueError.") == (error["code"], error["message"])
 
 
 def test_an_agent_that_takes_all_descriptors_fails(
