@@ -1,5 +1,6 @@
 """The parts of a message: texts, and the images and files that it refers to."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,19 @@ LEAST_PDF_TOKENS = 3_000
 TEXT_BYTES_PER_TOKEN = 3
 #: Of a file behind a URL, whose size nobody knows.
 URL_FILE_TOKENS = 10_000
-#: The most that an attachment can take. One model counts images far higher, at a lower price.
+#: The most that an attachment can take. Some models count images higher, at a lower price: all but
+#: the first have 4,096 patches in an image of 2,048 x 2,048 pixels, times a factor of their own
+#: (https://developers.openai.com/api/docs/guides/images-vision#calculating-costs).
 MOST_IMAGE_TOKENS = 5_000
-MOST_IMAGE_TOKENS_OF = {"gpt-4o-mini": 50_000}
+MOST_IMAGE_TOKENS_OF = {
+    "gpt-4o-mini": 50_000,
+    "gpt-4.1-mini": 6_700,
+    "gpt-4.1-nano": 10_100,
+    "gpt-5-nano": 6_200,
+    "o4-mini": 7_100,
+}
+#: Gateways put names in front, and fine-tuned models have more around: `openai/gpt-4o-mini`.
+_MORE_TOKENS = re.compile(rf"(?<![a-z0-9])({'|'.join(map(re.escape, MOST_IMAGE_TOKENS_OF))})")
 LEAST_MOST_PDF_TOKENS, MOST_PDF_TOKENS = 10_000, 200_000
 
 
@@ -76,8 +87,8 @@ class Attachment:
     def most_tokens(self, model: str) -> int:
         """Return a bound of the tokens that it takes with this model."""
         if self.kind == IMAGE:
-            known = (most for name, most in MOST_IMAGE_TOKENS_OF.items() if model.startswith(name))
-            return next(known, MOST_IMAGE_TOKENS)
+            known = _MORE_TOKENS.search(model)
+            return MOST_IMAGE_TOKENS_OF[known[1]] if known else MOST_IMAGE_TOKENS
         if self.url is not None:
             return MOST_PDF_TOKENS
         if self.is_text:
