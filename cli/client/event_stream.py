@@ -35,10 +35,22 @@ class RunEvent(NamedTuple):
         return self.type in TERMINAL
 
 
+class Connection(NamedTuple):
+    """An open stream."""
+
+    response: httpx2.Response
+    events: Iterator[RunEvent]
+
+    @property
+    def has_begun(self) -> bool:
+        """True once the comment that the service sends at once has arrived: a proxy may hold the
+        body back.
+        """
+        return self.response.num_bytes_downloaded > 0
+
+
 @contextmanager
-def opened(
-    client: Client, run_id: str, after_seq: int, *, wait: bool
-) -> Iterator[Iterator[RunEvent]]:
+def opened(client: Client, run_id: str, after_seq: int, *, wait: bool) -> Iterator[Connection]:
     """Open one connection for the events with seq > `after_seq`; without `wait`, only existing
     ones.
 
@@ -48,14 +60,23 @@ def opened(
     """
     path = f"/runs/{run_id}/events"
     params = {"after_seq": after_seq, "follow": "true" if wait else "false"}
+    # The head of a compressed body, which a proxy sends before the events, would count as contact.
+    headers = {"Accept-Encoding": "identity"}
     # No limit on an event's size: a long answer is one event, and the server is the caller's own.
-    with client.http.sse(path, params=params, max_event_size=None) as source:
+    with client.http.sse(path, params=params, headers=headers, max_event_size=None) as source:
         response = source.response
         is_stream = response.headers.get("Content-Type", "").startswith("text/event-stream")
         if response.status_code != httpx2.codes.OK or not is_stream:
             response.read()
             raise refusal(response)
-        yield (_event(sent.data) for sent in source)
+        connection = Connection(response, (_event(sent.data) for sent in source))
+        try:
+            yield connection
+        except httpx2.ReadTimeout as error:
+            if connection.has_begun:
+                raise
+            hint = "headers arrived, but no body: a proxy on the way may buffer it"
+            raise httpx2.ReadTimeout(hint) from error
 
 
 def follow(
@@ -68,35 +89,38 @@ def follow(
 
     Raises:
         Refused: the server answers with an error.
-        Unreachable: it has not answered for `GIVE_UP_SECONDS`.
+        Unreachable: nothing of a stream has arrived for `GIVE_UP_SECONDS`.
     """
     cursor = after_seq
     contact = time.monotonic()
     failures = 0
     while True:
         before, was_open = cursor, False
+        reason = "the stream ended before the run"
         try:
-            with opened(client, run_id, cursor, wait=True) as events:
-                was_open = True
-                for event in events:
-                    cursor, failures = event.seq, 0
-                    yield event
-                    if event.is_terminal:
-                        return
+            with opened(client, run_id, cursor, wait=True) as connection:
+                try:
+                    for event in connection.events:
+                        cursor, failures = event.seq, 0
+                        yield event
+                        if event.is_terminal:
+                            return
+                finally:
+                    was_open = connection.has_begun
             # It ended without the run's end: a token ran out, a server stops; or there is no more.
             if cursor == before and _is_over(client, run_id, cursor):
                 return
         except (httpx2.HTTPError, Unreachable, Refused) as error:
             if isinstance(error, Refused) and error.status not in LATER:
                 raise
+            reason = str(error) or type(error).__name__
             if failures == 0:
-                reason = str(error) or type(error).__name__
                 tell(f"Connection lost ({reason}); resuming after event {cursor}.")
         if was_open:
             contact = time.monotonic()
         elif time.monotonic() - contact > GIVE_UP_SECONDS:
             raise Unreachable(
-                f"No contact with the server for {GIVE_UP_SECONDS:.0f} s. The run may"
+                f"No events from the server for {GIVE_UP_SECONDS:.0f} s ({reason}). The run may"
                 f" still be executing; follow it with: arkloop runs events {run_id}"
                 f" --after-seq {cursor}"
             )

@@ -164,7 +164,7 @@ def events(run_id: UUID, after_seq: int, wait: bool, as_json: bool) -> None:
             _print_event(event, as_json=as_json)
         return
     with opened(client, str(run_id), after_seq, wait=False) as found:
-        for event in found:
+        for event in found.events:
             _print_event(event, as_json=as_json)
 
 

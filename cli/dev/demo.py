@@ -136,7 +136,7 @@ def _show_a_run(console: Console, url: str, key: str) -> None:
             console.print(_line(event, time.monotonic() - began), soft_wrap=True)
         middle = len(live) // 2
         with event_stream.opened(client, run, middle, wait=True) as replayed:
-            again = list(replayed)
+            again = list(replayed.events)
     except (click.ClickException, httpx2.HTTPError) as error:
         raise DemoFailed(str(error) or type(error).__name__) from error
     _compare(console, live, again, middle)

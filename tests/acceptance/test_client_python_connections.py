@@ -9,7 +9,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import arkloop_client.client
+import httpx
 import pytest
+from arkloop_client import Arkloop
+
+from tests.played_streams import COMMENT, END, played_streams
 
 pytestmark = pytest.mark.processes
 
@@ -70,3 +75,26 @@ def test_a_forked_process_has_connections_of_its_own() -> None:
     [parent], [child] = set(connections["parent"]), set(connections["child"])
     assert parent != child
     assert {"parent": 3, "child": 2} == {run: len(used) for run, used in connections.items()}
+
+
+def _followed(url: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Follow a run with a patience of a second, and return its events."""
+    monkeypatch.setattr(arkloop_client.client, "SILENCE_SECONDS", 0.2)
+    with Arkloop(url, "token", patience=1, first_pause=0.01) as client:
+        return [event["type"] for event in client.follow("run")]
+
+
+def test_a_stream_without_a_body_is_no_contact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that buffers passes the headers on alone: the error says so, instead of silence."""
+    with played_streams(*[b""] * 7, END) as url:
+        with pytest.raises(httpx.ReadTimeout) as error:
+            _followed(url, monkeypatch)
+
+    what = f"{url}/v1/runs/run/events sent headers, but no body for 0.2 s"
+    assert f"{what}: a proxy on the way may buffer it." == str(error.value)
+
+
+def test_a_stream_with_a_comment_is_contact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that waits for a person has no events, for longer than the patience lasts."""
+    with played_streams(*[COMMENT] * 7, END) as url:
+        assert ["run.completed"] == _followed(url, monkeypatch)

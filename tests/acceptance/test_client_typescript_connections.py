@@ -16,6 +16,7 @@ from playwright.sync_api import BrowserContext, Route
 from tests.acceptance.test_browser import needs_chromium
 from tests.ai_sdk_chat import needs_front_ends
 from tests.ai_sdk_pages import MODULES, NODE, ROOT
+from tests.played_streams import COMMENT, END, played_streams
 from tests.typescript_client import called
 
 pytestmark = needs_front_ends
@@ -96,6 +97,24 @@ def test_a_silent_server_is_an_error_of_its_own() -> None:
 
     message = f"No data from {url}/v1/runs/run/events for 30 s."
     assert ("TimeoutError", message) == (made["thrown"]["name"], made["thrown"]["message"])
+
+
+def test_a_stream_without_a_body_is_no_contact() -> None:
+    """A proxy that buffers passes the headers on alone: the error says so, instead of silence."""
+    with played_streams(*[b""] * 7, END) as url:
+        made = called("follow", url=url, silenceMs=200, patience=1_000)
+
+    hint = "Its headers arrived: a proxy on the way may buffer the body."
+    message = f"No data from {url}/v1/runs/run/events for 30 s. {hint}"
+    assert ("TimeoutError", message) == (made["thrown"]["name"], made["thrown"]["message"])
+
+
+def test_a_stream_with_a_comment_is_contact() -> None:
+    """A run that waits for a person has no events, for longer than the patience lasts."""
+    with played_streams(*[COMMENT] * 7, END) as url:
+        made = called("follow", url=url, silenceMs=200, patience=1_000)
+
+    assert ([1], None) == (made["seen"], made["thrown"])
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,8 @@ class Arkloop:
 
         Raises:
             ArkloopError: the service refuses the request, with 410 if it has lost events.
-            httpx.TransportError: it cannot be reached for as long as `patience`.
+            httpx.TransportError: it cannot be reached for as long as `patience`, or only headers of
+                its responses arrive: the text says so if silence follows them.
         """
         retry = _Retry(self._patience, self._first_pause)
         while True:
@@ -189,9 +190,10 @@ class Arkloop:
                 raise error_of(response)
             if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
                 raise not_the_services(response, "events")
-            data = ""
+            data, has_begun = "", False
             try:
                 for line in _lines(response.iter_bytes()):
+                    has_begun = True
                     if line.startswith("data:"):
                         data = line[5:]
                     elif line.startswith(":"):
@@ -199,8 +201,16 @@ class Arkloop:
                     elif not line and data:
                         yield cast(Event, json.loads(data))
                         data = ""
+            except httpx.ReadTimeout as lost:
+                if has_begun:
+                    raise
+                what = f"{url} sent headers, but no body for {SILENCE_SECONDS:g} s"
+                hint = f"{what}: a proxy on the way may buffer it."
+                raise httpx.ReadTimeout(hint, request=lost.request) from lost
             finally:
-                retry.had_contact()  # a run that waits for a person has no events
+                # The service sends a comment at once: without it, a proxy holds the body back.
+                if has_begun:
+                    retry.had_contact()  # a run that waits for a person has no events
 
     # ---- one request ----
 

@@ -132,7 +132,8 @@ export class Arkloop {
    * Yield the events after a number up to the run's end, each once, in order.
    *
    * Throws an `ArkloopError` if the service refuses the request, with 410 if it has lost events; the
-   * last error if it cannot be reached for as long as `patience`; the signal's reason if it is aborted.
+   * last error if it cannot be reached for as long as `patience`, or only headers of its responses
+   * arrive; the signal's reason if it is aborted.
    */
   async *follow(
     runId: string,
@@ -174,10 +175,14 @@ export class Arkloop {
     const abort = () => connection.abort(signal?.reason)
     signal?.throwIfAborted()
     signal?.addEventListener("abort", abort)
-    const reason = `No data from ${request.url} for ${SILENCE_MS / 1_000} s.`
-    const giveUp = () => connection.abort(new DOMException(reason, "TimeoutError"))
-    let silence = setTimeout(giveUp, SILENCE_MS)
     let isOpen = false
+    let hasBegun = false
+    const giveUp = () => {
+      const hint = isOpen && !hasBegun ? " Its headers arrived: a proxy on the way may buffer the body." : ""
+      const reason = `No data from ${request.url} for ${SILENCE_MS / 1_000} s.${hint}`
+      connection.abort(new DOMException(reason, "TimeoutError"))
+    }
+    let silence = setTimeout(giveUp, SILENCE_MS)
     try {
       const response = await this.#sent({ ...request, headers }, connection.signal)
       if (response.status === 204) {
@@ -197,6 +202,7 @@ export class Arkloop {
         const { done, value } = await reader.read()
         clearTimeout(silence)
         if (done) return
+        hasBegun = true
         const lines = (rest + value).split("\n")
         rest = lines.pop() ?? ""
         for (const line of lines) {
@@ -208,7 +214,9 @@ export class Arkloop {
         }
       }
     } finally {
-      if (isOpen) retry.hadContact() // a run that waits for a person has no events
+      // The service sends a comment at once: without it, a proxy holds the body back. A run that waits
+      // for a person has no events.
+      if (hasBegun) retry.hadContact()
       clearTimeout(silence)
       signal?.removeEventListener("abort", abort)
       connection.abort()
