@@ -6,7 +6,6 @@ click.ClickException
 """
 
 import json
-import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from uuid import uuid4
 import click
 import httpx2
 
+from arkloop.cli.client.http_client import http_client
 from arkloop.cli.client.server_address import ServerAddress
 
 CONNECT_SECONDS = 5.0
@@ -52,14 +52,8 @@ class Client:
     def __init__(self, server: ServerAddress) -> None:
         self.server = server
         self._answered = False
-        self.http = httpx2.Client(
-            base_url=f"{server.url}/v1",
-            headers={"Authorization": f"Bearer {server.key}"},
-            timeout=httpx2.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
-            # Proxies of the environment are not for this machine.
-            trust_env=not server.is_loopback,
-            verify=_certificates(server),
-        )
+        timeout = httpx2.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+        self.http = http_client(server, timeout=timeout)
 
     def get(self, path: str, **params: Any) -> Any:
         """Return the response's JSON."""
@@ -184,10 +178,3 @@ def _encode(body: Mapping[str, Any] | Sequence[Any]) -> bytes:
         return json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise click.ClickException("The text is not valid UTF-8.") from None
-
-
-def _certificates(server: ServerAddress) -> ssl.SSLContext | bool:
-    """Load the system's certificates for HTTPS only: that takes longer than a loopback request."""
-    if server.url.startswith("https:"):
-        return True
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 
 from arkloop.cli.client.client import Refused, refusal
+from arkloop.cli.client.http_client import http_client
 from arkloop.cli.client.server_address import ServerAddress
 
 CONNECT_SECONDS = 5.0
@@ -43,11 +44,10 @@ class Service:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._end: int | None = None  # how connections are shut down
-        self._http = httpx2.Client(
-            base_url=f"{server.url}/v1",
-            headers={"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"},
+        self._http = http_client(
+            server,
             timeout=httpx2.Timeout(SLACK_SECONDS, connect=CONNECT_SECONDS),
-            trust_env=not server.is_loopback,
+            headers={"Content-Type": "application/json"},
         )
 
     def post(
