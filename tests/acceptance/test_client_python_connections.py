@@ -14,6 +14,7 @@ import httpx
 import pytest
 from arkloop_client import Arkloop
 
+from tests.closed_port import closed_port
 from tests.played_streams import COMMENT, END, played_streams
 
 pytestmark = pytest.mark.processes
@@ -75,6 +76,18 @@ def test_a_forked_process_has_connections_of_its_own() -> None:
     [parent], [child] = set(connections["parent"]), set(connections["child"])
     assert parent != child
     assert {"parent": 3, "child": 2} == {run: len(used) for run, used in connections.items()}
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:PORT", "socks5://127.0.0.1:PORT"])
+def test_requests_to_this_machine_use_no_proxy(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """A proxy of the environment would look for the service on its own machine."""
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy.replace("PORT", str(closed_port())))
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    with keeping_server() as (url, _), Arkloop(url, "token", patience=0) as client:
+        assert not client.get_run("run")  # {}
 
 
 def _followed(url: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:

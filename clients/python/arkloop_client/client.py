@@ -6,8 +6,9 @@ import random
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from typing import Any, Literal, cast, overload
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -39,8 +40,8 @@ class Arkloop:
         http: httpx.Client | None = None,
     ) -> None:
         self._given = http
-        self._own = {} if http is not None else {os.getpid(): _http_client()}
         self._url = url.rstrip("/")
+        self._own = {} if http is not None else {os.getpid(): _http_client(self._url)}
         self._headers = {"Authorization": f"Bearer {_checked(token)}"}
         self._patience = patience
         self._first_pause = first_pause
@@ -56,7 +57,7 @@ class Arkloop:
         if self._given is not None:
             return self._given
         process = os.getpid()
-        return self._own.get(process) or self._own.setdefault(process, _http_client())
+        return self._own.get(process) or self._own.setdefault(process, _http_client(self._url))
 
     def close(self) -> None:
         self._http.close()
@@ -310,9 +311,22 @@ class _Retry:
         time.sleep(seconds)
 
 
-def _http_client() -> httpx.Client:
+def _http_client(url: str) -> httpx.Client:
     # Every run that is followed holds a connection; httpx has 100, for all requests together.
-    return httpx.Client(limits=httpx.Limits(max_connections=None, max_keepalive_connections=20))
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+    # A proxy of the environment does not reach this machine, and would read the token.
+    return httpx.Client(limits=limits, trust_env=not _is_plain_loopback(url))
+
+
+def _is_plain_loopback(url: str) -> bool:
+    """Return whether requests stay on this machine, without TLS and its certificates."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        is_loopback = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+    return is_loopback and parts.scheme == "http"
 
 
 def _path(run_id: str, rest: str = "") -> str:
