@@ -6,10 +6,11 @@ click.ClickException
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 from uuid import uuid4
 
 import click
@@ -71,13 +72,17 @@ class Client:
     def upload(self, path: Path) -> dict[str, Any]:
         """Store a file, which is read piece by piece; returns what the server found out about it.
 
+        Data appended during the upload is not sent. In a name that is not UTF-8, other bytes are
+        replaced.
+
         Raises:
             click.ClickException: the file cannot be read.
         """
         key = {"Idempotency-Key": str(uuid4())}
+        name = os.fsencode(path.name).decode(errors="replace")
         try:
             with path.open("rb") as file:
-                form = {"file": (path.name, file)}
+                form = {"file": (name, cast(BinaryIO, _FileAsOpened(file, path)))}
                 answer: dict[str, Any] = self._call(
                     "POST", "/files", is_upload=True, files=form, headers=key
                 ).json()
@@ -132,6 +137,28 @@ class Client:
         )
         reason = str(error) or type(error).__name__
         return Unreachable(f"{self.server.url} is unreachable ({reason}). {advice}")
+
+
+class _FileAsOpened:
+    """A file up to the length that it had when it was opened: a log grows while it is sent."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self._size = os.fstat(file.fileno()).st_size
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset if whence == os.SEEK_SET else self._size + offset)
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes. Raises: click.ClickException: the file has become shorter."""
+        left = self._size - self._file.tell()
+        piece = self._file.read(min(size, left))
+        if left and not piece:
+            raise click.ClickException(f"{self._path} became shorter while it was sent.")
+        return piece
 
 
 def _is_crowded(response: httpx2.Response) -> bool:

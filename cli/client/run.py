@@ -10,7 +10,7 @@ from uuid import UUID
 
 import click
 
-from arkloop.cli.client.client import Client, Refused
+from arkloop.cli.client.client import Client, Refused, Unreachable
 from arkloop.cli.client.display import Display, display_for
 from arkloop.cli.client.foreground_run import ForegroundRun, Interrupts, interrupts
 from arkloop.cli.client.keyboard import Keyboard
@@ -94,7 +94,9 @@ def _check(message: str) -> None:
 
 @contextmanager
 def _uploaded(client: Client, paths: Sequence[Path]) -> Iterator[list[dict[str, str]]]:
-    """Store the files and yield the parts of a message for them; what is refused leaves none."""
+    """Store the files and yield the parts of a message for them; an error leaves none, unless the
+    service became unreachable.
+    """
     for path in paths:
         if not path.is_file():  # a pipe, for example: its size is not known before it is sent
             raise click.UsageError(f"{path} is not a regular file.")
@@ -107,7 +109,9 @@ def _uploaded(client: Client, paths: Sequence[Path]) -> Iterator[list[dict[str, 
             kind = "image" if file["media_type"].startswith("image/") else "file"
             parts.append({"type": kind, "file_id": file["id"]})
         yield parts
-    except Refused:
+    except Unreachable:  # a run that uses them may have started
+        raise
+    except click.ClickException:
         for file_id in ids:
             client.delete(f"/files/{file_id}")
         raise

@@ -1,11 +1,14 @@
 """The requests of the command line, and which responses to them are not the last word."""
 
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import click
 import pytest
 
 from arkloop.cli.client.client import Client, Refused
@@ -14,15 +17,22 @@ from arkloop.cli.client.server_address import ServerAddress
 Response = tuple[int, str, bytes]
 #: Of every file that is uploaded here.
 CONTENT = b"The meeting is at noon."
+MORE_THAN_SOCKETS_HOLD = 32 * 1024 * 1024
 
 
 @contextmanager
-def _playing(*responses: Response) -> Iterator[Client]:
-    """Start a server with these responses, by status, content type and body; yield its client."""
+def _playing(
+    *responses: Response, meanwhile: Callable[[], object] = lambda: None
+) -> Iterator[Client]:
+    """Start a server with these responses, by status, content type and body; yield its client.
+
+    `meanwhile` is called once the head of an upload has arrived.
+    """
     left = list(responses)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            meanwhile()
             body = self.rfile.read(int(self.headers["Content-Length"]))
             assert CONTENT in body
             self.do_GET()
@@ -64,6 +74,35 @@ def test_an_upload_among_others_is_repeated(tmp_path: Path, status: int) -> None
     file.write_bytes(CONTENT)
     with _playing((status, json, b"{}"), (201, json, b'{"id": "x"}')) as client:
         assert {"id": "x"} == client.upload(file)
+
+
+@pytest.mark.parametrize("tries", [1, 2])
+def test_a_file_that_grows_is_sent_as_it_was(tmp_path: Path, tries: int) -> None:
+    """A log is written to meanwhile: what it had at first is sent, by each try the same."""
+    file, json = tmp_path / "app.log", "application/json"
+    file.write_bytes(CONTENT)
+    os.truncate(file, MORE_THAN_SOCKETS_HOLD)
+    responses = (*[(429, json, b"{}")] * (tries - 1), (201, json, b'{"id": "x"}'))
+
+    def grow() -> None:
+        os.truncate(file, file.stat().st_size + 1_000_000)
+
+    with _playing(*responses, meanwhile=grow) as client:
+        assert {"id": "x"} == client.upload(file)
+
+
+def test_a_file_that_shrinks_is_an_error(tmp_path: Path) -> None:
+    """The message names the file, of which the rest is gone."""
+    file = tmp_path / "app.log"
+    file.write_bytes(CONTENT)
+    os.truncate(file, MORE_THAN_SOCKETS_HOLD)
+
+    shrink = partial(os.truncate, file, len(CONTENT))
+    with _playing((201, "application/json", b"{}"), meanwhile=shrink) as client:
+        with pytest.raises(click.ClickException) as error:
+            client.upload(file)
+
+    assert f"{file} became shorter while it was sent." == error.value.message
 
 
 def test_an_upload_beyond_the_limit_of_a_minute_is_not_repeated(tmp_path: Path) -> None:

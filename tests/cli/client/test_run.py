@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from tests.acceptance.test_files import shown
 from tests.caller import Caller, script, types
@@ -48,6 +49,17 @@ def test_files_are_sent_with_the_message(arkloop: Arkloop) -> None:
     assert (0, expected) == (done.returncode, done.stdout.decode()), done.stderr
 
 
+def test_a_name_that_is_not_utf_8_is_sent_with_replacements(arkloop: Arkloop) -> None:
+    """Disks and archives from elsewhere have names in Latin-1."""
+    name = os.fsdecode(b"caf\xe9.txt")
+    (arkloop.folder / name).write_text("at noon")
+
+    done = arkloop("run", "Look", "--file", name)
+
+    expected = 'You said: Look\n<file name="caf\ufffd.txt">\nat noon\n</file>\n'
+    assert (0, expected) == (done.returncode, done.stdout.decode()), done.stderr
+
+
 def test_a_file_that_is_refused_leaves_nothing(arkloop: Arkloop, user: Caller) -> None:
     """The server's reason is printed, no thread was created, and files sent before are gone."""
     (arkloop.folder / "a.txt").write_text("fine")
@@ -63,6 +75,23 @@ def test_a_file_that_is_refused_leaves_nothing(arkloop: Arkloop, user: Caller) -
     assert b"pipe is not a regular file" in pipe.stderr
     assert b"must be a PNG, JPEG, GIF or WebP image, a PDF, or text in UTF-8" in done.stderr
     assert threads == user.get("/v1/threads")
+
+
+def test_a_file_that_shrinks_leaves_nothing(system: System, arkloop: Arkloop) -> None:
+    """Files sent before are gone; those of sysfs have less to read than their size says."""
+    newcomer = system.caller()
+    (arkloop.folder / "a.txt").write_text("fine")
+    shrinking = "/sys/class/net/lo/mtu"
+
+    words = ("run", "Look", "--file", "a.txt", "--file", shrinking)
+    done = arkloop.with_(ARKLOOP_API_KEY=newcomer.token)(*words)
+
+    error = f"Error: {shrinking} became shorter while it was sent.\n"
+    assert (1, error) == (done.returncode, done.stderr.decode())
+    of_org = text("SELECT id FROM files WHERE org_id = :org_id AND stored_at IS NOT NULL")
+    with system.connections.reading() as sql:
+        ids = sql.scalars(of_org, {"org_id": newcomer.org_id}).all()
+    assert {newcomer.http.get(f"/v1/files/{id_}").status_code for id_ in ids} <= {404}
 
 
 def test_json_lines_are_the_events_byte_for_byte(arkloop: Arkloop, user: Caller) -> None:
