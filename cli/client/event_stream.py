@@ -80,16 +80,23 @@ def opened(client: Client, run_id: str, after_seq: int, *, wait: bool) -> Iterat
 
 
 def follow(
-    client: Client, run_id: str, after_seq: int = 0, *, tell: Callable[[str], None]
+    client: Client,
+    run_id: str,
+    after_seq: int = 0,
+    *,
+    wait: bool = True,
+    tell: Callable[[str], None],
 ) -> Iterator[RunEvent]:
-    """Yield all events with seq > `after_seq` as they arrive, up to the run's last one.
+    """Yield all events with seq > `after_seq` as they arrive, up to the run's last one; without
+    `wait`, only existing ones.
 
     A connection that breaks is opened again after the last event that was
     yielded, with a growing pause; `tell` gets a word for the person about it.
 
     Raises:
-        Refused: the server answers with an error.
-        Unreachable: nothing of a stream has arrived for `GIVE_UP_SECONDS`.
+        Refused: an error that is not in `LATER`; without `wait`, any error as the first response.
+        Unreachable: nothing of a stream, or without `wait` no event, has arrived for
+            `GIVE_UP_SECONDS`.
     """
     cursor = after_seq
     contact = time.monotonic()
@@ -98,7 +105,7 @@ def follow(
         before, was_open = cursor, False
         reason = "the stream ended before the run"
         try:
-            with opened(client, run_id, cursor, wait=True) as connection:
+            with opened(client, run_id, cursor, wait=wait) as connection:
                 try:
                     for event in connection.events:
                         cursor, failures = event.seq, 0
@@ -106,12 +113,14 @@ def follow(
                         if event.is_terminal:
                             return
                 finally:
-                    was_open = connection.has_begun
+                    # Existing events follow the comment at once: alone it is no contact there.
+                    was_open = connection.has_begun if wait else cursor > before
             # It ended without the run's end: a token ran out, a server stops; or there is no more.
-            if cursor == before and _is_over(client, run_id, cursor):
+            if not wait or (cursor == before and _is_over(client, run_id, cursor)):
                 return
         except (httpx2.HTTPError, Unreachable, Refused) as error:
-            if isinstance(error, Refused) and error.status not in LATER:
+            is_patient = wait or failures > 0
+            if isinstance(error, Refused) and not (is_patient and error.status in LATER):
                 raise
             reason = str(error) or type(error).__name__
             if failures == 0:

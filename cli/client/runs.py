@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 
 from arkloop.cli.client.client import Client
-from arkloop.cli.client.event_stream import RunEvent, follow, opened
+from arkloop.cli.client.event_stream import RunEvent, follow
 from arkloop.cli.client.listing import print_record, print_rows
 from arkloop.cli.client.server_address import find_server
 from arkloop.cli.output import (
@@ -159,13 +159,9 @@ def events(run_id: UUID, after_seq: int, wait: bool, as_json: bool) -> None:
     client = Client(find_server())
     # A wrong id or an unreachable server is reported at once, not retried.
     client.get(f"/runs/{run_id}")
-    if wait:
-        for event in follow(client, str(run_id), after_seq, tell=partial(print_line, err=True)):
-            _print_event(event, as_json=as_json)
-        return
-    with opened(client, str(run_id), after_seq, wait=False) as found:
-        for event in found.events:
-            _print_event(event, as_json=as_json)
+    tell = partial(print_line, err=True)
+    for event in follow(client, str(run_id), after_seq, wait=wait, tell=tell):
+        _print_event(event, as_json=as_json)
 
 
 def _print_event(event: RunEvent, *, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from arkloop.cli.main import ENTRIES, main
 from arkloop.shared import actors
 from arkloop.shared.storage import schema
 from tests.caller import Caller, client, script
+from tests.cli.client.relay import Relay
 from tests.cli.command import Arkloop
 from tests.closed_port import closed_port
 from tests.system import System
@@ -255,6 +256,24 @@ def test_events_of_a_live_run_are_followed_or_not(arkloop: Arkloop, user: Caller
         followed += process.stdout.readlines()
         assert 0 == process.wait(60)
     assert user.events(run_id) == [json.loads(line) for line in followed]
+
+
+def test_events_that_are_not_waited_for_survive_a_cut(
+    arkloop: Arkloop, user: Caller, relay: Relay
+) -> None:
+    """`--no-follow` resumes as without it, and ends with what is there."""
+    run_id = user.run({"say": "hello "}, {"hang": 60})
+    user.seen(run_id, "message.delta")
+    relay.cut_after = 300
+
+    done = arkloop.with_(ARKLOOP_URL=relay.url)("runs", "events", run_id, "--no-follow", "--json")
+
+    assert 0 == done.returncode, done.stderr.decode()
+    printed = [json.loads(line) for line in done.stdout.splitlines()]
+    user.cancel(run_id)
+    assert user.events(run_id)[: len(printed)] == printed
+    assert "message.delta" == printed[-1]["type"]
+    assert relay.cuts
 
 
 # ---- keys ----------------------------------------------------------------------------

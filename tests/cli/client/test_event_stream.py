@@ -4,12 +4,14 @@ import httpx2
 import pytest
 
 from arkloop.cli.client import event_stream
-from arkloop.cli.client.client import Client, Unreachable
+from arkloop.cli.client.client import Client, Refused, Unreachable
 from arkloop.cli.client.server_address import ServerAddress
-from tests.played_streams import COMMENT, END, played_streams
+from tests.played_streams import COMMENT, END, EVENT, played_streams
 
 
-def _followed(url: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
+def _followed(
+    url: str, monkeypatch: pytest.MonkeyPatch, *, wait: bool = True
+) -> tuple[list[str], list[str]]:
     """Follow a run with times of less than a second; return its events and what was said."""
     monkeypatch.setattr(event_stream, "GIVE_UP_SECONDS", 1.0)
     monkeypatch.setattr(event_stream, "FIRST_PAUSE_SECONDS", 0.01)
@@ -17,7 +19,8 @@ def _followed(url: str, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], lis
     client.http.timeout = httpx2.Timeout(0.2)
     said: list[str] = []
     try:
-        return [event.type for event in event_stream.follow(client, "run", tell=said.append)], said
+        events = event_stream.follow(client, "run", wait=wait, tell=said.append)
+        return [event.type for event in events], said
     finally:
         client.http.close()
 
@@ -36,3 +39,20 @@ def test_a_stream_with_a_comment_is_contact(monkeypatch: pytest.MonkeyPatch) -> 
 
     assert ["run.completed"] == events
     assert ["Connection lost (timed out); resuming after event 0."] == said
+
+
+def test_a_comment_is_no_contact_where_nothing_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Existing events follow it at once: connections that are cut before them are no progress."""
+    with played_streams(*[COMMENT] * 7, END) as url:
+        with pytest.raises(Unreachable, match=r"No events from the server for 1 s"):
+            _followed(url, monkeypatch, wait=False)
+
+
+def test_an_error_is_final_where_nothing_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is reported at once, such as too many streams; only a connection that broke is resumed."""
+    with played_streams(429, END) as url, pytest.raises(Refused):
+        _followed(url, monkeypatch, wait=False)
+    with played_streams(EVENT, 429, END) as url:
+        events, _ = _followed(url, monkeypatch, wait=False)
+
+    assert ["message.delta", "run.completed"] == events
