@@ -255,6 +255,14 @@ def test_a_request_that_cannot_be_made_is_raised_at_once(
     assert 1 == len(requests)
 
 
+def test_an_empty_idempotency_key_is_refused(arkloop: Arkloop) -> None:
+    """A program whose key is lost learns it, instead of paying twice under two random ones."""
+    with pytest.raises(ArkloopError) as error:
+        arkloop.create("Pay", idempotency_key="", route_id="scripted")
+
+    assert (422, ["Idempotency-Key"]) == (error.value.status, list(error.value.details))
+
+
 def test_a_token_of_a_file_may_end_with_a_newline(user: Caller) -> None:
     """What surrounds the token, such as the end of the file's line, is left out."""
     with Arkloop(user.url, f" {user.token}\r\n") as client:

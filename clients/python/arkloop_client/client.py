@@ -216,7 +216,8 @@ class Arkloop:
     # ---- one request ----
 
     def _post(self, path: str, body: Any, key: str | None = None) -> Any:
-        return self._call("POST", path, body, {"Idempotency-Key": key or str(uuid.uuid4())})
+        key = str(uuid.uuid4()) if key is None else key
+        return self._call("POST", path, body, {"Idempotency-Key": key})
 
     def _call(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
