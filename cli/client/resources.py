@@ -4,7 +4,6 @@ All of them are alike, so `Resource` makes them from an address and the columns 
 """
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from urllib.parse import quote
 
 import click
 
+from arkloop.cli.client import standard_input
 from arkloop.cli.client.client import Client
 from arkloop.cli.client.listing import print_record, print_rows
 from arkloop.cli.client.server_address import find_server
@@ -81,7 +81,7 @@ class Resource:
         @click.option("--yes", is_flag=True, help="Delete without asking.")
         def delete(name: str, yes: bool) -> None:
             if not yes:
-                click.confirm(f"Delete {name}?", abort=True)
+                standard_input.confirm(f"Delete {name}?")
             with connected() as client:
                 client.delete(f"{self.path}/{quote(name, safe='')}")
             print_line("ok")
@@ -129,7 +129,7 @@ def read_object(file: Path) -> dict[str, Any]:
     import yaml  # when it is needed: it takes its time
 
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+        text = standard_input.read_text() if str(file) == "-" else file.read_text()
         try:
             found = json.loads(text, parse_constant=_refuse)
         except ValueError:

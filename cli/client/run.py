@@ -10,6 +10,7 @@ from uuid import UUID
 
 import click
 
+from arkloop.cli.client import standard_input
 from arkloop.cli.client.client import Client, Refused, Unreachable
 from arkloop.cli.client.display import Display, display_for
 from arkloop.cli.client.foreground_run import ForegroundRun, Interrupts, interrupts
@@ -61,7 +62,7 @@ def run(
     Exit status: 0 completed, 1 failed or any error, 2 invalid usage, 130 cancelled.
     """
     if message == "-":
-        message = _standard_input()
+        message = standard_input.read_text()
     _check(message)
     fields = fields_of(**options)
     client = Client(find_server())
@@ -73,13 +74,6 @@ def run(
             choice = {"thread_id": thread_id, "persona_id": persona, "route_id": route, **fields}
             made = _start(client, display, content, choice)
         sys.exit(_followed(client, display, made, interrupted))
-
-
-def _standard_input() -> str:
-    try:
-        return "" if sys.stdin is None else sys.stdin.read().removesuffix("\n")
-    except UnicodeDecodeError:
-        raise click.UsageError("Standard input is not valid UTF-8.") from None
 
 
 def _check(message: str) -> None:

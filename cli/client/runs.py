@@ -7,6 +7,7 @@ from uuid import UUID
 
 import click
 
+from arkloop.cli.client import standard_input
 from arkloop.cli.client.client import Client
 from arkloop.cli.client.event_stream import RunEvent, follow
 from arkloop.cli.client.listing import print_record, print_rows
@@ -132,7 +133,7 @@ def result(run_id: UUID, tool_call_id: str, output: str, error: bool) -> None:
     missing, with their arguments; the same command again changes nothing.
     """
     if output == "-":
-        output = sys.stdin.read().removesuffix("\n")
+        output = standard_input.read_text()
     body = [{"tool_call_id": tool_call_id, "output": output, "is_error": error}]
     Client(find_server()).post(f"/runs/{run_id}/tool-results", body)
     print_line("ok")
