@@ -1,11 +1,9 @@
 """`arkloop personas`, `routes`, `providers` and `mcp`: what runs of an org can be made with."""
 
-from urllib.parse import quote
-
 import click
 
 from arkloop.cli.client.listing import print_rows
-from arkloop.cli.client.resources import Resource, as_json, connected, show_rows
+from arkloop.cli.client.resources import Resource, as_json, connected, segment, show_rows
 from arkloop.cli.output import print_json, print_line
 
 _PERSONAS = Resource(
@@ -72,7 +70,7 @@ _PROVIDERS.add_delete(providers)
 @as_json
 def models(provider_id: str, limit: int, as_json: bool) -> None:
     """List the models of a provider, which are routes."""
-    path = f"/llm-providers/{quote(provider_id, safe='')}/models"
+    path = f"/llm-providers/{segment(provider_id)}/models"
     show_rows(path, _MODEL_COLUMNS, limit, as_json)
 
 
@@ -111,11 +109,11 @@ def discover(server_id: str) -> None:
 @click.argument("hash_", metavar="HASH")
 def approve(server_id: str, tool: str, hash_: str) -> None:
     """Approve a tool by the HASH that `tools` shows: runs may call it until its text changes."""
-    path = f"{_path(server_id)}/tools/{quote(tool, safe='')}:approve"
+    path = f"{_path(server_id)}/tools/{segment(tool)}:approve"
     with connected() as client:
         client.post(path, {"hash": hash_})
     print_line("ok")
 
 
 def _path(server_id: str) -> str:
-    return f"/mcp-configs/{quote(server_id, safe='')}"
+    return f"/mcp-configs/{segment(server_id)}"

@@ -5,7 +5,7 @@ All of them are alike, so `Resource` makes them from an address and the columns 
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -52,7 +52,7 @@ class Resource:
         @click.argument("name", metavar=self.argument)
         @as_json
         def show(name: str, as_json: bool) -> None:
-            show_record(f"{self.path}/{quote(name, safe='@')}", as_json)
+            show_record(f"{self.path}/{segment(name)}", as_json)
 
     def add_create(self, group: click.Group, verb: str = "create", shown: str = "id") -> None:
         """Add `create`: an object from a file, of which `shown` is printed."""
@@ -80,11 +80,25 @@ class Resource:
         @click.argument("name", metavar=self.argument)
         @click.option("--yes", is_flag=True, help="Delete without asking.")
         def delete(name: str, yes: bool) -> None:
+            path = f"{self.path}/{segment(name)}"
             if not yes:
                 standard_input.confirm(f"Delete {name}?")
             with connected() as client:
-                client.delete(f"{self.path}/{quote(name, safe='')}")
+                client.delete(path)
             print_line("ok")
+
+
+def segment(name: str) -> str:
+    """Return a name as a part of a path, which leads to nothing else.
+
+    Raises:
+        click.UsageError: it is a step in the path, and would be taken, escaped or not; or it is not
+            UTF-8.
+    """
+    if name not in (".", ".."):
+        with suppress(UnicodeEncodeError):
+            return quote(name, safe="@")
+    raise click.UsageError(f"{name!r} is neither a name nor an id.")
 
 
 @contextmanager

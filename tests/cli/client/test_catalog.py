@@ -136,6 +136,25 @@ def test_values_that_json_does_not_have_are_refused(tmp_path: Path, text: str) -
         read_object(file)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("personas", "show", "."),
+        ("providers", "show", ".."),
+        ("providers", "models", ".."),
+        ("mcp", "tools", ".."),
+        ("tools", "delete", "."),
+        ("personas", "show", "caf\udce9"),
+    ],
+)
+def test_a_step_in_a_path_is_no_id(run: Run, words: tuple[str, ...]) -> None:
+    """It leads to a list, or to another resource; a name that is not UTF-8 leads nowhere."""
+    done = run(*words)
+
+    assert 2 == done.exit_code
+    assert f"Error: {words[2]!r} is neither a name nor an id.\n" in done.output
+
+
 def test_the_words_of_the_service_are_printed(run: Run) -> None:
     """What is wrong with which field, and what does not exist."""
     wrong = run("personas", "publish", "-", input="key: Not A Key\n")
