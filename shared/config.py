@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from arkloop.shared import certificate_settings, machine, origins, redis_url, trace_settings
+from arkloop.shared.addresses import PATH, is_usable
 from arkloop.shared.database_url import InvalidDatabaseUrl, normalize
 from arkloop.shared.redis_url import InvalidRedisUrl
 
@@ -24,8 +25,6 @@ MAX_RETENTION_DAYS = 36_500  # dates that far away are still dates to Python and
 #: The providers' own variables.
 _KEYS_OF_PROVIDERS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")
 _URLS_OF_PROVIDERS = ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL")
-_ENDPOINT = r"https?://([^/?#\s@]*@)?([^/?#\s@:\[\]]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
-_PATH = r"(/[^?#\s]*)?"
 _MAY_BE_ZERO = (
     *("ARKLOOP_PORT", "ARKLOOP_NEW_ORG_CREDITS", "ARKLOOP_WORKER_NICENESS"),
     *("ARKLOOP_ORG_REQUESTS_PER_MINUTE", "ARKLOOP_KEY_REQUESTS_PER_MINUTE"),
@@ -212,9 +211,9 @@ class _Reader:
             "s3_endpoint_url": self._endpoint("ARKLOOP_S3_ENDPOINT_URL"),
             "local_context_tokens": self._whole_number("ARKLOOP_LOCAL_CONTEXT_TOKENS", 0, 1)
             or None,
-            "local_base_url": self._endpoint("ARKLOOP_LOCAL_BASE_URL", path=_PATH),
+            "local_base_url": self._endpoint("ARKLOOP_LOCAL_BASE_URL", path=PATH),
             **{name.lower(): self._text(name) for name in _KEYS_OF_PROVIDERS},
-            **{name.lower(): self._endpoint(name, path=_PATH) for name in _URLS_OF_PROVIDERS},
+            **{name.lower(): self._endpoint(name, path=PATH) for name in _URLS_OF_PROVIDERS},
             **trace_settings.read(self._text, self.problems),
             "certificate_file": certificate_settings.read(self._environ, self.problems),
         }
@@ -379,7 +378,7 @@ class _Reader:
 
     def _endpoint(self, name: str, *, path: str = "/?") -> str | None:
         url = self._text(name)
-        if url is not None and not re.fullmatch(rf"{_ENDPOINT}{path}", url):
+        if url is not None and not is_usable(url, path):
             example = "https://s3.example.com" if path == "/?" else "http://127.0.0.1:8000/v1"
             self.problems.append(f"{name}: must be an address such as {example}")
         return url

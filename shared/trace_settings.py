@@ -4,9 +4,11 @@ import os
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-_ENDPOINT = re.compile(r"https?://[^/?#\s@]+(/[^?#\s]*)?")
+from arkloop.shared import addresses
+
+_HAS_USER = re.compile("[^/]*//[^/]*@")
 _ATTRIBUTE = re.compile(r"[!-~]+")
 _HEADER = re.compile(r"[!-9;-~]+")  # without a colon, which ends the name
 _RATIO = re.compile(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?")
@@ -22,7 +24,7 @@ def read(text: Callable[[str], str | None], problems: list[str]) -> dict[str, An
     own = text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         value = text(name)
-        if value is not None and not _is_endpoint(value):
+        if value is not None and (_HAS_USER.match(value) or not addresses.is_usable(value)):
             problems.append(f"{name}: must be an address such as http://collector:4318")
     url = own or (general and general.rstrip("/") + "/v1/traces")
     is_off = (text("OTEL_SDK_DISABLED") or "").lower() == "true"
@@ -41,16 +43,6 @@ def read(text: Callable[[str], str | None], problems: list[str]) -> dict[str, An
         "resource_attributes": _pairs("OTEL_RESOURCE_ATTRIBUTES", _ATTRIBUTE, text, problems),
         "trace_ratio": ratio,
     }
-
-
-def _is_endpoint(url: str) -> bool:
-    if not _ENDPOINT.fullmatch(url):
-        return False
-    try:
-        parts = urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number below 65,536
-        return False
 
 
 def _file(name: str, text: Callable[[str], str | None], problems: list[str]) -> str | None:

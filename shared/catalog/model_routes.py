@@ -18,7 +18,7 @@ from uuid import UUID
 
 import yaml
 
-from arkloop.shared import plugins
+from arkloop.shared import addresses, plugins
 from arkloop.shared.catalog import model_settings, platforms, prices
 from arkloop.shared.catalog.prices import VENDOR_URLS, Prices
 from arkloop.shared.config import InvalidSettings, Settings
@@ -242,7 +242,6 @@ _FIELDS = {
     *_SECONDS,
 }
 _PRICES = {"input", "output", "cache_read", "cache_write"}
-_BASE_URL = re.compile(r"https?://[^/\s]")
 _DEAREST = Decimal(1_000_000)
 
 
@@ -280,9 +279,9 @@ def _route(entry: Any) -> Route:
         if not isinstance(entry.get(name), str):
             raise ValueError(f"`{name}` is required and must be a string")
     base_url = entry.get("base_url")
-    if base_url is not None and not (isinstance(base_url, str) and _BASE_URL.match(base_url)):
-        raise ValueError("`base_url` must begin with http:// or https:// and a host")
-    urlsplit(base_url or "")  # or it says what is wrong
+    is_usable = isinstance(base_url, str) and addresses.is_usable(base_url, rest=".*")
+    if base_url is not None and not is_usable:
+        raise ValueError("`base_url` must be an address such as https://llm.example.com/v1")
     if not ROUTE_ID.fullmatch(entry["id"]):
         raise ValueError(f"`id` must match {ROUTE_ID.pattern}")
     if is_of_org(entry["id"]):

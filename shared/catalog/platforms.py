@@ -18,6 +18,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from arkloop.shared import addresses
+
 AWS_KEY = ("aws_access_key_id", "aws_secret_access_key")
 MAX_CREDENTIAL_CHARACTERS = 8_192
 GOOGLE_TOKEN_URI = "https://oauth2.googleapis.com/token"  # noqa: S105 - an address
@@ -144,9 +146,8 @@ def address(platform: str | None, region: str | None) -> str | None:
 
 
 def _check_service_account(credentials: Mapping[str, Any]) -> None:
-    token_uri = credentials.get("token_uri", GOOGLE_TOKEN_URI)
-    if not re.match(r"https?://[^/\s]", token_uri):
-        raise ValueError("token_uri must begin with http:// or https:// and a host")
+    if not addresses.is_usable(credentials.get("token_uri", GOOGLE_TOKEN_URI), rest=".*"):
+        raise ValueError(f"token_uri must be an address such as {GOOGLE_TOKEN_URI}")
     try:
         load_pem_private_key(credentials["private_key"].encode(), password=None)
     except (ValueError, TypeError):

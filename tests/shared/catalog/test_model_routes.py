@@ -289,7 +289,7 @@ def test_a_route_at_a_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("routes: [{id: a, provider: openai, model: m, api: both}]", "`api` must be one of"),
         ("routes: [{id: a, provider: openai, model: m, api: [chat]}]", "`api` must be one of"),
         ("routes: [{id: a, provider: anthropic, model: m, api: chat}]", "`provider: openai` only"),
-        ("routes: [{id: a, provider: openai, model: m, base_url: 'http://['}]", "Invalid IPv6"),
+        ("routes: [{id: a, provider: openai, model: m, base_url: 'http://['}]", "`base_url` must"),
         (
             "routes: [{id: a, provider: openai, model: m, api_key_variable: NOT_SET}]",
             "the environment variable NOT_SET is not set",
@@ -309,7 +309,10 @@ def test_a_route_at_a_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ),
         ("routes: [{id: a, provider: openai, model: m, prices: {output: 1}}]", "0 means free"),
         ("routes: [{id: a, provider: openai, model: m, base_url: nonsense}]", "`base_url` must"),
-        ("routes: [{id: a, provider: openai, model: m, base_url: 'http:///v1'}]", "and a host"),
+        ("routes: [{id: a, provider: openai, model: m, base_url: 'http:///v1'}]", "be an address"),
+        ("routes: [{id: a, provider: openai, model: m, base_url: 'http://h:99999'}]", "be an addr"),
+        ('routes: [{id: a, provider: openai, model: m, base_url: "http://h\\n"}]', "be an address"),
+        ("routes: [{id: a, provider: openai, model: m, base_url: 'http://a..b'}]", "be an address"),
         (
             "routes: [{id: a, provider: openai, model: m, prices: {x: 1}}]",
             "`prices` may only contain",
@@ -338,7 +341,7 @@ def test_a_route_at_a_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("routes: [{id: a, provider: openai, model: m, accepts: image}]", "`accepts` must be"),
         ("routes: [{id: a, provider: openai, model: m, idle_seconds: 0}]", "`idle_seconds` must"),
         ("routes: [{id: a, provider: openai, model: m, idle_seconds: 0.5}]", "`idle_seconds` must"),
-        ("routes: [{id: a, provider: openai, model: m, base_url: 5}]", "`base_url` must begin"),
+        ("routes: [{id: a, provider: openai, model: m, base_url: 5}]", "`base_url` must be"),
         (
             "routes: [{id: a, provider: openai, model: m, model_settings: {seed: x, top_k: 1}}]",
             "`model_settings`: seed: must be an integer of 64 bits; top_k: unknown setting",

@@ -61,6 +61,7 @@ def test_each_platform_has_its_options(
         ("vertex", AWS),
         ("vertex", {**ACCOUNT, "private_key": "nonsense"}),
         ("vertex", {**ACCOUNT, "token_uri": "ftp://x"}),
+        ("vertex", {**ACCOUNT, "token_uri": "https://x:99999/token"}),
     ],
 )
 def test_unusable_credentials_are_refused(platform: str | None, credentials: Any) -> None:
