@@ -1,6 +1,7 @@
 """Files in a bucket of S3, or of a server that speaks its protocol, through AWS's own SDK."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -9,7 +10,14 @@ from typing import Any
 import boto3
 from botocore import session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    InvalidRegionError,
+    SSLError,
+)
 from botocore.exceptions import ConnectionError as NoConnection
 from urllib3.util.ssl_match_hostname import CertificateError
 
@@ -33,10 +41,15 @@ _ANOTHER_HOST = "Correct the host in ARKLOOP_S3_ENDPOINT_URL, or the server's ce
 
 class S3Storage:
     def __init__(self, settings: Settings) -> None:
+        """Make the SDK's client. Raises: UnusableStorage: the SDK refuses a setting."""
         self._bucket = settings.s3_bucket
         self._is_plain = (settings.s3_endpoint_url or "").startswith("http:")
         #: AWS_CA_BUNDLE, or `ca_bundle` of a profile: if there is one, no other authorities count.
-        self._bundle: str | None = session.Session().get_config_variable("ca_bundle")
+        self._bundle: str | None
+        # Without a user and password, which S3 has no use for and the SDK's messages would repeat.
+        url = re.sub("//[^/@]*@", "//", settings.s3_endpoint_url or "") or None
+        with _naming_settings(url):
+            self._bundle = session.Session().get_config_variable("ca_bundle")
         # The SDK has a list of its own, and without our file it reads REQUESTS_CA_BUNDLE, too.
         is_ours = settings.s3_endpoint_url and not self._bundle
         config = Config(
@@ -53,14 +66,16 @@ class S3Storage:
         self._make_client = partial(
             boto3.client,
             "s3",
-            endpoint_url=settings.s3_endpoint_url,
+            endpoint_url=url,
             region_name=settings.s3_region or "us-east-1",
             aws_access_key_id=settings.s3_access_key_id,
             aws_secret_access_key=settings.s3_secret_access_key,
             verify=settings.certificate_file if is_ours else None,
         )
         self._config = config
-        self._s3: Any = self._make_client(config=config)
+        self._s3: Any
+        with _naming_settings(url):
+            self._s3 = self._make_client(config=config)
 
     def check(self) -> str | None:
         """Ask for the bucket, once.
@@ -94,7 +109,7 @@ class S3Storage:
                 why, advice = self._failed_handshake(error)
             log.warning("the S3 server cannot be reached: files are unavailable: %s", why)
             return advice
-        except BotoCoreError as error:  # no credentials, a wrong region
+        except (BotoCoreError, OSError) as error:  # no credentials or file of them, a wrong region
             raise UnusableStorage(f"ARKLOOP_S3_BUCKET: {error}") from None
         return None
 
@@ -145,6 +160,27 @@ class S3Storage:
                 self._s3.abort_multipart_upload(
                     Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                 )
+
+
+@contextmanager
+def _naming_settings(url: str | None) -> Iterator[None]:
+    """Convert the SDK's errors about settings to `UnusableStorage`, naming the setting."""
+    try:
+        yield
+    except InvalidRegionError as error:
+        raise UnusableStorage(f"ARKLOOP_S3_REGION: {error}") from None
+    except CredentialRetrievalError as error:  # their server may be down
+        raise UnusableStorage(f"ARKLOOP_S3_BUCKET: {error}") from None
+    except (BotoCoreError, ValueError, OSError, AttributeError) as error:
+        if url is not None and url in str(error):
+            raise UnusableStorage(
+                f"ARKLOOP_S3_ENDPOINT_URL: AWS's SDK refuses {url!r}: its host must consist of"
+                " letters, digits, hyphens and dots"
+            ) from None
+        raise UnusableStorage(
+            "ARKLOOP_S3_BUCKET: AWS's SDK cannot use its own settings (AWS_… and its files):"
+            f" {error}"
+        ) from None
 
 
 class _S3Writer:
