@@ -1,12 +1,11 @@
 """The variables of OpenTelemetry that `Settings` reads, by the names of its specification."""
 
-import os
 import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
-from arkloop.shared import addresses
+from arkloop.shared import addresses, certificate_settings
 
 _HAS_USER = re.compile("[^/]*//[^/]*@")
 _ATTRIBUTE = re.compile(r"[!-~]+")
@@ -35,22 +34,20 @@ def read(text: Callable[[str], str | None], problems: list[str]) -> dict[str, An
     headers = "OTEL_EXPORTER_OTLP_TRACES_HEADERS"
     if text(headers) is None:
         headers = "OTEL_EXPORTER_OTLP_HEADERS"
+    url = None if is_off or ratio == 0 else url
+    certificate = "OTEL_EXPORTER_OTLP_CERTIFICATE"
+    file = text(certificate)
+    # An error of TLS would not name the file.
+    if file and url and url.startswith("https:") and (why := certificate_settings.unusable(file)):
+        problems.append(f"{certificate}: {why}")
     return {
-        "otlp_url": None if is_off or ratio == 0 else url,
+        "otlp_url": url,
         "otlp_headers": _pairs(headers, _HEADER, text, problems),
-        "otlp_ca_file": _file("OTEL_EXPORTER_OTLP_CERTIFICATE", text, problems),
+        "otlp_ca_file": file,
         "service_name": text("OTEL_SERVICE_NAME"),
         "resource_attributes": _pairs("OTEL_RESOURCE_ATTRIBUTES", _ATTRIBUTE, text, problems),
         "trace_ratio": ratio,
     }
-
-
-def _file(name: str, text: Callable[[str], str | None], problems: list[str]) -> str | None:
-    """Read the name of a file, which has to be there: an error of TLS would not name it."""
-    file = text(name)
-    if file is not None and not os.access(file, os.R_OK):
-        problems.append(f"{name}: {file!r} cannot be read")
-    return file
 
 
 def _ratio(text: Callable[[str], str | None], problems: list[str]) -> float:

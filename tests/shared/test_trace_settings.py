@@ -1,13 +1,17 @@
 """OpenTelemetry's variables, as `Settings` reads them."""
 
+import os
 import secrets
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from arkloop.shared.config import InvalidSettings, Settings
 
 COLLECTOR = "http://collector:4318"
+TLS = {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector:4318"}
 
 
 def settings(**variables: str) -> Settings:
@@ -44,6 +48,19 @@ def test_an_endpoint_turns_spans_on(variables: dict[str, str], url: str | None) 
     assert url == settings(**variables).otlp_url
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR},
+        {**TLS, "OTEL_SDK_DISABLED": "true"},
+    ],
+)
+def test_authorities_that_no_tls_needs_are_not_read(variables: dict[str, str]) -> None:
+    """A template may set the file for all services of a machine."""
+    assert settings(OTEL_EXPORTER_OTLP_CERTIFICATE="/nowhere/ca.pem", **variables)
+
+
 def test_headers_and_attributes_are_percent_encoded() -> None:
     """Headers of traces go before those of everything, and no header is shown."""
     found = settings(
@@ -65,6 +82,14 @@ def test_a_part_of_the_traces_can_be_recorded() -> None:
     assert 1.0 == settings(OTEL_TRACES_SAMPLER_ARG="0.25").trace_ratio
 
 
+def test_authorities_of_the_collector_are_a_file(tmp_path: Path) -> None:
+    """The file is read again by the process that sends spans."""
+    file = str(tmp_path / "authority.pem")
+    trustme.CA().cert_pem.write_to_path(file)
+
+    assert file == settings(**TLS, OTEL_EXPORTER_OTLP_CERTIFICATE=file).otlp_ca_file
+
+
 @pytest.mark.parametrize(
     "variables",
     [
@@ -73,7 +98,10 @@ def test_a_part_of_the_traces_can_be_recorded() -> None:
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:431800"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:https"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://:4318"},
-        {"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere/ca.pem"},
+        {**TLS, "OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere/ca.pem"},
+        {**TLS, "OTEL_EXPORTER_OTLP_CERTIFICATE": "/etc"},
+        {**TLS, "OTEL_EXPORTER_OTLP_CERTIFICATE": os.devnull},
+        {**TLS, "OTEL_EXPORTER_OTLP_CERTIFICATE": __file__},
         {"OTEL_EXPORTER_OTLP_HEADERS": "a:b=1"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
         {"OTEL_TRACES_SAMPLER": "parentbased_always_on"},
