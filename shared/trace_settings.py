@@ -26,7 +26,10 @@ def read(text: Callable[[str], str | None], problems: list[str]) -> dict[str, An
         if value is not None and (_HAS_USER.match(value) or not addresses.is_usable(value)):
             problems.append(f"{name}: must be an address such as http://collector:4318")
     url = own or (general and general.rstrip("/") + "/v1/traces")
-    is_off = (text("OTEL_SDK_DISABLED") or "").lower() == "true"
+    disabled = text("OTEL_SDK_DISABLED") or "false"
+    if url and disabled.lower() not in ("true", "false"):
+        problems.append(f"OTEL_SDK_DISABLED: must be true or false, is {disabled!r}")
+    is_off = disabled.lower() == "true"
     ratio = _ratio(text, problems)
     for name in ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"):
         if (protocol := text(name)) not in (None, "http/protobuf") and url and not is_off:

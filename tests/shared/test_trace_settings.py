@@ -39,12 +39,19 @@ def settings(**variables: str) -> Settings:
             "https://x/y",
         ),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_SDK_DISABLED": "true"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_SDK_DISABLED": "TRUE"}, None),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": ""}, "http://x"),
+        (
+            {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "False"},
+            "http://x",
+        ),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_TRACES_SAMPLER": "always_off"}, None),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, None),
+        ({"OTEL_SDK_DISABLED": "0"}, None),
     ],
 )
 def test_an_endpoint_turns_spans_on(variables: dict[str, str], url: str | None) -> None:
-    """The general address gets the path of traces; a protocol matters with an address alone."""
+    """The general address gets the path of traces; without one, other variables are ignored."""
     assert url == settings(**variables).otlp_url
 
 
@@ -104,6 +111,8 @@ def test_authorities_of_the_collector_are_a_file(tmp_path: Path) -> None:
         {**TLS, "OTEL_EXPORTER_OTLP_CERTIFICATE": __file__},
         {"OTEL_EXPORTER_OTLP_HEADERS": "a:b=1"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_SDK_DISABLED": "1"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_SDK_DISABLED": "yes"},
         {"OTEL_TRACES_SAMPLER": "parentbased_always_on"},
         {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "2"},
         {"OTEL_EXPORTER_OTLP_HEADERS": "s3cret"},
