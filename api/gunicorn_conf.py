@@ -20,6 +20,9 @@ try:
     _settings = Settings.from_env()
 except InvalidSettings as error:
     sys.exit(str(error))
+if _settings.metrics_collide_with_web:
+    # Here alone: a worker listens at no other port.
+    sys.exit("ARKLOOP_METRICS_PORT: must differ from ARKLOOP_PORT (or PORT)")
 if not _settings.core_dumps:
     process_memory.close()
 machine.raise_file_limit()

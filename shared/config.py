@@ -162,6 +162,13 @@ class Settings:
             raise InvalidSettings("\n".join(reader.problems))
         return cls(**values)
 
+    @property
+    def metrics_collide_with_web(self) -> bool:
+        """True if both have the same port, and the same address or a wildcard."""
+        hosts = {self.host.strip("[]"), self.metrics_host}
+        is_shared = len(hosts) == 1 or not hosts.isdisjoint(("0.0.0.0", "::"))  # noqa: S104 - compared
+        return is_shared and self.port == self.metrics_port != 0
+
 
 class _Reader:
     def __init__(self, environ: Mapping[str, str]) -> None:

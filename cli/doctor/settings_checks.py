@@ -1,5 +1,6 @@
 """Settings: whether the processes can start with them, and what an operator may have overlooked."""
 
+import errno
 import logging
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -179,6 +180,7 @@ def _metrics(settings: Settings) -> Iterator[Finding]:
         return
     if not settings.metrics_port:
         return
+    yield from _metrics_address(settings)
     folder = exposition.folder_of(settings)
     if (found := _without_room(folder)) is not None:
         why, remedy = found
@@ -186,6 +188,34 @@ def _metrics(settings: Settings) -> Iterator[Finding]:
             "metrics",
             f"no count can be stored in {folder}: {why}",
             f"{remedy}: until then the metrics lack counts.",
+        )
+
+
+def _metrics_address(settings: Settings) -> Iterator[Finding]:
+    where = f"{settings.metrics_host} port {settings.metrics_port}"
+    if settings.metrics_collide_with_web:
+        yield fail(
+            "metrics",
+            f"web listens on port {settings.port}, too: it does not start with these settings",
+            "Set another ARKLOOP_METRICS_PORT.",
+        )
+        return
+    try:
+        exposition.probe(settings)
+    except (OSError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            yield warn(
+                "metrics",
+                f"another program, or another user, listens on {where}",
+                "Set another ARKLOOP_METRICS_PORT, unless this service runs here as another user.",
+            )
+            return
+        why = getattr(error, "strerror", None) or error
+        yield fail(
+            "metrics",
+            f"no process can listen on {where}: {why}",
+            "Correct ARKLOOP_METRICS_HOST or ARKLOOP_METRICS_PORT: until then nothing shows the"
+            " metrics.",
         )
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,13 +27,15 @@ from arkloop.shared.errors import Unavailable
 from arkloop.shared.metrics import Metric
 from arkloop.shared.monitoring import count_files, measurements
 from arkloop.shared.native_threads import new_lock
-from arkloop.shared.outage_log import reason_of
+from arkloop.shared.outage_log import OutageLog, reason_of
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.postgres import MAINTENANCE_TIMEOUTS
 
 log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+#: The pause before another attempt to listen: a process of the release before may have the port.
+LISTEN_SECONDS = 10.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # of the disk, or of this user's part of it
 _FOREIGN = "it belongs to another user"
 _STATES = ("queued", "executing", "waiting", "suspended", "pending", "scheduled")
@@ -113,13 +116,36 @@ def listen(connections: Connections) -> None:
         application="arkloop-metrics", size=1, timeouts=MAINTENANCE_TIMEOUTS
     )
     address = (settings.metrics_host, settings.metrics_port)
-    try:
-        server = _Server(address, _handler(own, folder_of(settings)))
-    except OSError as error:
-        # It still counts, and the others of this host show that.
-        log.error("metrics: cannot listen on %s port %d: %s", *address, error)
-        return
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    handler = _handler(own, folder_of(settings))
+    threading.Thread(target=_serve, args=(address, handler), name="metrics", daemon=True).start()
+
+
+def probe(settings: Settings) -> None:
+    """Bind the address as a process does. Other processes of the same user do not interfere.
+
+    Raises:
+        OSError: no process can listen there, or another program already listens without
+            SO_REUSEPORT.
+        TypeError: the host name cannot be encoded.
+    """
+    with socket.socket(_address_family(settings.metrics_host)) as bound:
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            bound.setsockopt(socket.SOL_SOCKET, option, 1)
+        bound.bind((settings.metrics_host, settings.metrics_port))
+
+
+def _serve(address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+    outage = OutageLog(log, "the address of the metrics")
+    while True:
+        try:
+            server = _Server(address, handler)
+        except (OSError, TypeError) as error:
+            outage.failed("metrics: cannot listen on %s port %d: %s", *address, error)
+            time.sleep(LISTEN_SECONDS)
+        else:
+            break
+    outage.worked()
+    server.serve_forever()
 
 
 def folder_of(settings: Settings) -> Path:
@@ -162,12 +188,16 @@ def _is_foreign(folder: Path) -> bool:
     return folder.stat().st_uid != os.getuid()
 
 
+def _address_family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 class _Server(ThreadingHTTPServer):
     allow_reuse_port = True
     daemon_threads = True
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.address_family = _address_family(address[0])
         super().__init__(address, handler)
 
 

@@ -111,3 +111,29 @@ def test_wrong_settings_are_all_named_at_once() -> None:
     assert 4 == len(done.stderr.splitlines()), done.stderr
     for name in ("DATABASE_URL", "REDIS_URL", "JWT_SECRET", "PORT"):
         assert f"ARKLOOP_{name}" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_web_does_not_share_its_port_with_metrics(host: str) -> None:
+    """A second socket at the address would get EADDRINUSE."""
+    done = subprocess.run(
+        GUNICORN,
+        cwd=ROOT,
+        env={
+            "PATH": os.environ["PATH"],
+            "ARKLOOP_DATABASE_URL": "postgresql://localhost/arkloop",
+            "ARKLOOP_REDIS_URL": "redis://localhost",
+            "ARKLOOP_JWT_SECRET": secrets.token_hex(32),
+            "ARKLOOP_PORT": "18080",
+            "ARKLOOP_METRICS_PORT": "18080",
+            "ARKLOOP_METRICS_HOST": host,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert (1, "ARKLOOP_METRICS_PORT: must differ from ARKLOOP_PORT (or PORT)\n") == (
+        done.returncode,
+        done.stderr,
+    )

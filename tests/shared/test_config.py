@@ -163,3 +163,24 @@ def test_the_public_url_is_an_origin_that_nobody_else_can_be(url: str, is_taken:
     else:
         with pytest.raises(InvalidSettings, match="^ARKLOOP_PUBLIC_URL: "):
             Settings.from_env(environ)
+
+
+@pytest.mark.parametrize(
+    ("host", "metrics_host", "collide"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("127.0.0.1", "::", True),
+        ("[::1]", "::1", True),
+        ("::1", "127.0.0.1", False),
+    ],
+)
+def test_metrics_may_have_the_port_of_web_at_another_address(
+    host: str, metrics_host: str, collide: bool
+) -> None:
+    """A wildcard is every address."""
+    environ = PLATFORM | {"PORT": "9464", "ARKLOOP_METRICS_PORT": "9464"}
+    hosts = {"ARKLOOP_HOST": host, "ARKLOOP_METRICS_HOST": metrics_host}
+    assert collide == Settings.from_env(environ | hosts).metrics_collide_with_web
+    assert not Settings.from_env(environ | hosts | {"PORT": "8080"}).metrics_collide_with_web
