@@ -2,8 +2,8 @@
 
 import click
 
-from arkloop.cli.client.listing import print_rows
 from arkloop.cli.client.resources import Resource, as_json, connected, segment, show_rows
+from arkloop.cli.listing import print_rows
 from arkloop.cli.output import print_json, print_line
 
 _PERSONAS = Resource(

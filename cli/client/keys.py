@@ -7,8 +7,8 @@ from uuid import UUID
 import click
 
 from arkloop.cli.client.client import Client
-from arkloop.cli.client.listing import print_rows
 from arkloop.cli.client.server_address import find_server
+from arkloop.cli.listing import print_rows
 from arkloop.cli.output import print_json, print_line
 
 COLUMNS = ("id", "name", "key_prefix", "created_at", "last_used_at", "revoked_at", "scopes")

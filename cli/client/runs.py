@@ -10,8 +10,8 @@ import click
 from arkloop.cli.client import standard_input
 from arkloop.cli.client.client import Client
 from arkloop.cli.client.event_stream import RunEvent, follow
-from arkloop.cli.client.listing import print_record, print_rows
 from arkloop.cli.client.server_address import find_server
+from arkloop.cli.listing import print_record, print_rows
 from arkloop.cli.output import (
     compact,
     escaped,

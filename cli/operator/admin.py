@@ -8,6 +8,7 @@ from uuid import UUID
 import click
 from sqlalchemy import Row
 
+from arkloop.cli.listing import print_fields
 from arkloop.cli.operator.database import (
     database_url_option,
     lease_option,
@@ -200,7 +201,7 @@ def _each(
             are_here, outcome = False, "not found"
         except OrgMoved:
             are_here, outcome = False, "its organization is in another cell"
-        print_line(f"{run_id}  {outcome}")
+        print_fields(str(run_id), outcome)
     if not are_here:
         raise click.exceptions.Exit(1)
 

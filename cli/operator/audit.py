@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import click
 
+from arkloop.cli.listing import print_fields
 from arkloop.cli.operator.database import database, database_url_option, find_org, org_option
 from arkloop.cli.output import print_line
 from arkloop.shared.audit import audit_log, verification
@@ -78,7 +79,7 @@ def verify(database_url: str, org: str | None, text: str | None) -> None:
             if verdict.broken is not None:
                 is_broken = True
                 result = f"entry {verdict.broken.seq}: {verdict.broken.why}"
-            print_line(f"{org_id}  {verdict.checked}  {result}")
+            print_fields(str(org_id), verdict.checked, result)
     if is_broken:
         raise click.ClickException("The audit log is not as it was written.")
 

@@ -4,6 +4,7 @@ from uuid import UUID
 
 import click
 
+from arkloop.cli.listing import print_fields
 from arkloop.cli.operator.database import (
     Unanswered,
     database,
@@ -125,7 +126,7 @@ def check(database_url: str) -> None:
     with database(database_url, COMMAND_TIMEOUTS) as connections, connections.reading() as sql:
         wrong = ledger.check(sql)
     for org_id, balance, total in wrong:
-        print_line(f"{org_id}  {balance}  {total}")
+        print_fields(str(org_id), balance, total)
     if wrong:
         raise click.ClickException("The ledger is the truth: see docs/money.md.")
     print_line("ok")

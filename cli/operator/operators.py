@@ -4,6 +4,7 @@ from uuid import UUID
 
 import click
 
+from arkloop.cli.listing import print_fields
 from arkloop.cli.operator.database import database, database_url_option, record
 from arkloop.cli.output import print_line
 from arkloop.shared.accounts import accounts
@@ -53,7 +54,7 @@ def list_(database_url: str) -> None:
     with database(database_url) as connections, connections.reading() as sql:
         rows = stored.list_(sql)
     for row in rows:
-        print_line(f"{row.id}  {row.login}  {row.email}  {rfc3339(row.created_at)}")
+        print_fields(str(row.id), row.login, row.email, rfc3339(row.created_at))
 
 
 def _user(tx: Transaction, login: str) -> UUID:

@@ -8,6 +8,7 @@ from uuid import UUID
 import click
 from sqlalchemy import Connection, select
 
+from arkloop.cli.listing import print_fields
 from arkloop.cli.operator.database import (
     database,
     database_url_option,
@@ -98,27 +99,24 @@ def list_(database_url: str, as_json: bool) -> None:
     """List all users, oldest first: id, login, email, org's name, role, org's id, org's slug."""
     with database(database_url) as connections, connections.reading() as sql:
         rows = accounts.list_(sql)
+    fields = [
+        {
+            "id": str(row.id),
+            "login": row.login,
+            "email": row.email,
+            "org": row.org_name,
+            "org_id": row.org_id and str(row.org_id),
+            "org_slug": row.org_slug,
+            "role": row.role,
+            "created_at": rfc3339(row.created_at),
+        }
+        for row in rows
+    ]
     if as_json:
-        fields = [
-            {
-                "id": str(row.id),
-                "login": row.login,
-                "email": row.email,
-                "org": row.org_name,
-                "org_id": row.org_id and str(row.org_id),
-                "org_slug": row.org_slug,
-                "role": row.role,
-                "created_at": rfc3339(row.created_at),
-            }
-            for row in rows
-        ]
         print_json(fields)
         return
-    for row in rows:
-        print_line(
-            f"{row.id}  {row.login}  {row.email}  {row.org_name or '-'}  {row.role or '-'}"
-            f"  {row.org_id or '-'}  {row.org_slug or '-'}"
-        )
+    for row in fields:
+        print_fields(*map(row.get, ("id", "login", "email", "org", "role", "org_id", "org_slug")))
 
 
 @users.command("reset-password")

@@ -51,8 +51,8 @@ def test_runs_are_queued_again_by_the_lease_of_the_service(
     held = run("requeue", str(claim.run_id), lease_seconds="60")
     done = run("requeue", str(claim.run_id), str(unknown))
 
-    assert (0, f"{claim.run_id}  held\n") == (held.exit_code, held.output)
-    assert (1, f"{claim.run_id}  queued\n{unknown}  not found\n") == (done.exit_code, done.output)
+    assert (0, f"{claim.run_id}\theld\n") == (held.exit_code, held.output)
+    assert (1, f"{claim.run_id}\tqueued\n{unknown}\tnot found\n") == (done.exit_code, done.output)
     assert [("run.requeued", "operator")] * 2 == actions(stored.connections, alice)
 
 
@@ -62,7 +62,7 @@ def test_runs_are_cancelled(run: Run, stored: StoredRuns, alice: User) -> None:
 
     printed = [run("cancel", str(run_id)).output for _ in range(2)]
 
-    assert [f"{run_id}  cancelled\n", f"{run_id}  ended\n"] == printed
+    assert [f"{run_id}\tcancelled\n", f"{run_id}\tended\n"] == printed
     assert "cancelled" == stored.state(run_id)
     assert [("run.cancelled", "operator")] == actions(stored.connections, alice)
 
@@ -184,7 +184,7 @@ def test_operators_are_added_listed_and_removed(
         removed.exit_code,
         again.exit_code,
     )
-    assert f"{alice.id}  {alice.login}  " in listed
+    assert f"{alice.id}\t{alice.login}\t{alice.login}@example.com\t20" in listed
     assert [("operator.added", "operator"), ("operator.removed", "operator")] == actions(
         connections, alice
     )

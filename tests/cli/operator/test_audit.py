@@ -46,7 +46,7 @@ def test_a_good_log_is_ok(run: Run, org_id: UUID) -> None:
     for words in (["--org", str(org_id)], ["--org", str(org_id), "--head", head], []):
         checked = run("verify", *words)
         assert 0 == checked.exit_code
-        assert f"{org_id}  2  ok\n" in checked.output
+        assert f"{org_id}\t2\tok\n" in checked.output
 
 
 @pytest.mark.owner
@@ -61,7 +61,7 @@ def test_the_first_broken_entry_is_printed(
     checked = run("verify")
 
     assert 1 == checked.exit_code
-    assert f"{org_id}  1  entry 2: missing" in checked.output
+    assert f"{org_id}\t1\tentry 2: missing" in checked.output
 
 
 def test_old_entries_are_pruned(run: Run, org_id: UUID) -> None:
@@ -70,7 +70,7 @@ def test_old_entries_are_pruned(run: Run, org_id: UUID) -> None:
     second = run("prune", "--org", str(org_id), "--before", "9000-01-01")
 
     assert [("0\n", 0), ("2\n", 0)] == [(done.output, done.exit_code) for done in (first, second)]
-    assert f"{org_id}  1  ok\n" in run("verify").output
+    assert f"{org_id}\t1\tok\n" in run("verify").output
 
 
 def test_what_the_operator_does_is_in_the_log(org_id: UUID, connections: Connections) -> None:

@@ -102,7 +102,7 @@ def test_a_balance_that_is_not_its_ledger_is_found(run: Run, database: Connectio
 
     assert ("ok\n", 0) == (right.output, right.exit_code)
     assert 1 == wrong.exit_code
-    assert f"{shown(run)['org_id']}  11  10\n" in wrong.output
+    assert f"{shown(run)['org_id']}\t11\t10\n" in wrong.output
 
 
 # ---- commits that are not answered -----------------------------------------------------

@@ -252,6 +252,6 @@ def test_what_an_operator_does_to_a_left_org_is_refused(
     assert 0 == granted_at(target.settings.database_url).exit_code
     for refused in others:
         assert 1 == refused.exit_code
-        assert f"{run_id}  its organization is in another cell" in refused.output
+        assert f"{run_id}\tits organization is in another cell" in refused.output
     assert before == contents(connections, org_id)
     assert json.loads(left("show").output)["moved_to"] is not None

@@ -1,7 +1,9 @@
 """`arkloop users`, and the development key."""
 
 import json
+import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import insert, text
 
 from arkloop.api.app import create_app
+from arkloop.cli.main import main
 from arkloop.cli.operator.users import ensure_dev_key, users
 from arkloop.shared.accounts import accounts, erasure
 from arkloop.shared.config import Settings
@@ -78,12 +81,44 @@ def test_users_of_one_slug_are_colleagues(run: Run) -> None:
 
 
 def test_the_list_has_a_line_for_each(run: Run) -> None:
-    """The list has one line per row, for people and for cut, grep and awk."""
-    made = run("create", *options("--create"))
+    """Tabs stand between the fields, as a login may have spaces."""
+    made = run("create", *options("--create", login="Ann  of the desk"))
 
     [listed] = json.loads(run("list", "--json").output)
-    line = f"{made.output.strip()}  alice  a@b.c  acme  owner  {listed['org_id']}  acme\n"
-    assert line == run("list").output
+    row = [
+        made.output.strip(),
+        "Ann of the desk",
+        "a@b.c",
+        "acme",
+        "owner",
+        listed["org_id"],
+        "acme",
+    ]
+    assert "\t".join(row) + "\n" == run("list").output
+
+
+def test_lists_are_whole_on_a_narrow_terminal(
+    run: Run, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other commands take the ids and slugs at the end of a line."""
+    run("create", *options("--create", org="a-slug-of-some-length", email=f"{'a' * 60}@b.c"))
+    [user] = json.loads(run("list", "--json").output)
+    for name, value in {"ARKLOOP_DATABASE_URL": database, "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    main.main(["admin", "operators", "add", "alice"], standalone_mode=False)
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        main.main(["users", "list"], standalone_mode=False)
+        main.main(["admin", "operators", "list"], standalone_mode=False)
+        terminal.flush()
+        output = b""
+        while output.count(b"\n") < 2:
+            output += os.read(ours, 4096)
+    os.close(ours)
+
+    assert f"  owner  {user['org_id']}  a-slug-of-some-length\r\n" in output.decode()
+    assert f"{user['id']}  alice  {'a' * 60}@b.c  20" in output.decode()
 
 
 def test_the_password_is_asked_for(run: Run, client: FlaskClient) -> None:

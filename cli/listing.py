@@ -31,6 +31,11 @@ def print_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Non
     console.print(table)
 
 
+def print_fields(*values: Any) -> None:
+    """Print one row, whole and without a header: in a pipe as `print_rows` does."""
+    print_line(("  " if sys.stdout.isatty() else "\t").join(map(_cell, values)))
+
+
 def print_record(record: Mapping[str, Any]) -> None:
     """Print every field of an object, one per line: its name, then its value."""
     width = max(map(len, record), default=0) if sys.stdout.isatty() else 0
