@@ -216,7 +216,7 @@ class UriTooLong(ArkloopError):
 
 class HeadersTooLarge(ArkloopError):
     code = "http.headers_too_large"
-    message = "The request has more than 100 headers, or one that is longer than 8,190 bytes."
+    message = "The request has more than 100 headers, or a header line longer than 8,188 bytes."
 
 
 class UnknownTransferCoding(ArkloopError):

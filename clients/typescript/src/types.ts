@@ -5907,7 +5907,7 @@ export interface components {
                 };
             };
         };
-        /** @description - `http.headers_too_large`: The request has more than 100 headers, or one that is longer than 8,190 bytes. */
+        /** @description - `http.headers_too_large`: The request has more than 100 headers, or a header line longer than 8,188 bytes. */
         "http.headers_too_large": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
@@ -7158,7 +7158,7 @@ export interface components {
                 "application/json": components["schemas"]["OpenAIError"];
             };
         };
-        /** @description - `http.headers_too_large`: The request has more than 100 headers, or one that is longer than 8,190 bytes. */
+        /** @description - `http.headers_too_large`: The request has more than 100 headers, or a header line longer than 8,188 bytes. */
         "OpenAIError-http.headers_too_large": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];

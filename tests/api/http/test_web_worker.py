@@ -64,3 +64,31 @@ def test_a_request_that_gunicorn_refuses_gets_the_shape_of_all_errors(
     assert "nosniff" == headers["X-Content-Type-Options"]
     eventually(lambda: shape["trace_id"] in server.log.read_text())
     assert "SECRET" not in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "header", "status", "message"),
+    [
+        (8_190, 100, 404, "No such endpoint."),
+        (8_191, 100, 414, "The request line is longer than 8,190 bytes."),
+        (100, 8_188, 404, "No such endpoint."),
+        (
+            100,
+            8_189,
+            431,
+            "The request has more than 100 headers, or a header line longer than 8,188 bytes.",
+        ),
+    ],
+)
+def test_lines_of_a_request_have_a_length(
+    server: WebServer, line: int, header: int, status: int, message: str
+) -> None:
+    """Both limits are in the response, and count a line without its end."""
+    request = f"GET /{'x' * (line - len('GET / HTTP/1.1'))} HTTP/1.1"
+    field = f"X: {'x' * (header - len('X: '))}"
+    assert (line, header) == (len(request), len(field))
+
+    sent = f"{request}\r\nHost: localhost\r\nConnection: close\r\n{field}\r\n\r\n"
+    got, _, body = _sent(server, sent.encode())
+
+    assert (status, message) == (got, json.loads(body)["message"])
