@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from arkloop.shared.catalog.field_readers import FLAG, FieldReader, object_of
+from arkloop.shared.catalog.prices import SPEED_FIELDS
 from arkloop.shared.events.plain import clean, is_too_deep
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -73,6 +74,13 @@ def effective(*levels: Mapping[str, Any]) -> dict[str, Any]:
     for level in levels:
         merged |= level
     return {name: value for name, value in merged.items() if value is not None}
+
+
+def ordered_speed(settings: Mapping[str, Any]) -> str:
+    """Return the speed that the settings order from the vendor; empty if they order none."""
+    extra = settings.get("extra_body") or {}
+    ordered = (extra.get(name) for name in SPEED_FIELDS)
+    return next((speed for speed in ordered if isinstance(speed, str)), "")
 
 
 def without(settings: Mapping[str, Any], dropped: Collection[str]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ never asked to fetch newer ones.
 """
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Self
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _MILLION = Decimal(1_000_000)
 #: Where the SDKs connect to when a route names no server.
 VENDOR_URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
+#: The fields by which a request orders faster or cheaper processing: Anthropic's, and OpenAI's.
+SPEED_FIELDS = ("speed", "service_tier")
 _SATURDAY = 5  # as `weekday` counts
 #: The price of OpenAI's cache writes for 12 hours, as a multiple of the 30-minute price, which is
 #: the only one that the library has: https://developers.openai.com/api/docs/models/gpt-6.2-sol.
@@ -62,9 +65,10 @@ class Hours:
 class Prices:
     """Cache reads and writes are part of the input tokens, and billed at their own prices.
 
-    The highest of `tiers` that a call gets into replaces all prices; so do `hours` that contain
-    the time at which the call ends, from Monday to Friday. The library has no days for them;
-    only DeepSeek has such hours (https://api-docs.deepseek.com/quick_start/pricing).
+    The highest of `tiers` that a call gets into replaces all prices; so do the prices of the speed
+    at which the vendor has processed it, and `hours` that contain the time at which the call ends,
+    from Monday to Friday. The library has no days for them; only DeepSeek has such hours
+    (https://api-docs.deepseek.com/quick_start/pricing).
     """
 
     input: Decimal = Decimal(0)
@@ -74,6 +78,7 @@ class Prices:
     cache_write_1h: Decimal | None = None  # for 12 hours at OpenAI; None: as `cache_write`
     tiers: tuple[Tier, ...] = ()  # ascending
     hours: tuple[Hours, ...] = ()
+    speeds: Mapping[str, "Prices"] = field(default_factory=dict, hash=False)  # as `Usage.speed`
 
     @classmethod
     def of(
@@ -100,7 +105,8 @@ class Prices:
         end = (at or datetime.now(UTC)).astimezone(UTC)
         # In UTC: DeepSeek's hours are on the same day there as in Beijing.
         hours = self.hours if end.weekday() < _SATURDAY else ()
-        in_force = next((h.prices for h in hours if h.contains(end.time())), self)
+        by_hour = next((h.prices for h in hours if h.contains(end.time())), self)
+        in_force = self.speeds.get(usage.speed, by_hour)
         prices = in_force._reached(usage.input_tokens)[-1]
         fresh = usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens
         total = (
@@ -115,10 +121,12 @@ class Prices:
     def at_most(self, usage: Usage) -> Decimal:
         """Compute the highest USD that a call with at most these tokens can cost.
 
-        Its input may be written to the cache, or for longer, only if `usage` has such tokens.
+        Its input may be written to the cache, or for longer, only if `usage` has such tokens. The
+        vendor may process it at the usual speed instead of the one in `usage`.
         """
-        all_hours = [self, *(hours.prices for hours in self.hours)]
-        reached = [p for prices in all_hours for p in prices._reached(usage.input_tokens)]
+        possible = [self, *(hours.prices for hours in self.hours)]
+        possible.append(self.speeds.get(usage.speed, self))
+        reached = [p for prices in possible for p in prices._reached(usage.input_tokens)]
         input_price = max(max(p.input, p.cache_read) for p in reached)
         if usage.cache_write_tokens:
             input_price = max(input_price, *(p.cache_write for p in reached))
@@ -142,7 +150,7 @@ def known(
     """Look up a model's prices of a day in UTC, or of today, in the price library.
 
     They are the lowest if the hour matters. None where it does not know the server or the model,
-    and where the price depends on more than tokens and time: on the number of calls.
+    and where the price depends on more than tokens, time and speed: on the number of calls.
     """
     server = _server(provider, base_url)
     found = _find(server, model)
@@ -152,7 +160,8 @@ def known(
     at = datetime.combine(day or datetime.now(UTC), time(), UTC)
     starts = _starts_of_hours(found, at)
     if not starts:
-        return _prices_of(found.get_prices(at), is_openai=is_openai)
+        standard = _prices_of(found.get_prices(at), is_openai=is_openai)
+        return standard and replace(standard, speeds=_speeds(found, at, is_openai=is_openai))
     hours: list[Hours] = []
     for start, end in zip(starts, [*starts[1:], starts[0]], strict=True):
         prices = _prices_of(found.get_prices(start), is_openai=is_openai)
@@ -161,6 +170,17 @@ def known(
         hours.append(Hours(start=start.time(), end=end.time(), prices=prices))
     lowest = min((h.prices for h in hours), key=lambda prices: prices.input)
     return replace(lowest, hours=tuple(h for h in hours if h.prices != lowest))
+
+
+def _speeds(model: "ModelInfo", at: datetime, *, is_openai: bool) -> dict[str, Prices]:
+    """Return the prices of all speeds that the library has for the model at this time."""
+    conditions = [variant.when for variant in model.price_variants or ()]
+    orders = [(name, when[name]) for when in conditions for name in SPEED_FIELDS if name in when]
+    found = {
+        speed: _prices_of(model.get_prices(at, {name: speed}), is_openai=is_openai)
+        for name, speed in orders
+    }
+    return {speed: prices for speed, prices in found.items() if prices is not None}
 
 
 def _prices_of(price: "ModelPrice", *, is_openai: bool) -> Prices | None:

@@ -10,7 +10,7 @@ from arkloop.shared.json_text import MAX_DEPTH
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 #: Left out where there is none.
-_NOT_SENT = frozenset({"type", "cache_write_1h_tokens"})
+_NOT_SENT = frozenset({"type", "cache_write_1h_tokens", "speed"})
 _OPTIONAL = frozenset(
     {
         *(

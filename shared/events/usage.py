@@ -1,6 +1,6 @@
 """Tokens that model calls have used, as events and bills have them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 #: More than any run can use; fits every column, also when it is added up.
 MAX_TOKENS = 10**12
@@ -33,6 +33,9 @@ class Usage:
     reasoning_tokens: int = 0
     source: str = "reported"
     cache_write_1h_tokens: int = 0
+    #: How fast the vendor processed one call, in its words: `fast`, `priority`, `flex`. It counts
+    #: for the cost of the call and is not stored; a sum has none.
+    speed: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         # Providers report what they like; nonsense must not keep a run from being stored.

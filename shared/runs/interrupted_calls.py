@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, Select, bindparam, func, select, true
 
 from arkloop.shared.billing import budget_limits
-from arkloop.shared.catalog import model_routes
+from arkloop.shared.catalog import model_routes, model_settings
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.model_routes import Route, Routes
 from arkloop.shared.catalog.personas import DEFAULT_PERSONA, Persona
@@ -138,6 +138,8 @@ def count(
             extra={"run_id": str(run["id"]), "org_id": str(run["org_id"])},
         )
         return totals.plus(RouteCost(known.route_id, known.model, usage, Decimal(0)))
+    if call is None:
+        usage = replace(usage, speed=_ordered_speed(sql, run, route, persona))
     most = _reserved(sql, run, persona, totals)
     lost = _at_most(route, _within(route, persona, usage), most)
     return totals.plus(lost)
@@ -217,6 +219,22 @@ def _within(route: Route, persona: Persona, usage: Usage) -> Usage:
         input_tokens=min(usage.input_tokens, route.context_tokens or usage.input_tokens),
         output_tokens=min(usage.output_tokens, longest or usage.output_tokens),
     )
+
+
+def _ordered_speed(sql: Connection, run: RowMapping, route: Route, persona: Persona) -> str:
+    """Return the speed that the call ordered: none that the route's server has refused before."""
+    # A persona orders nothing on a route of the server: its `extra_body` is not sent there.
+    of_persona = persona.model_settings if route.is_of_org else {}
+    settings = model_settings.effective(route.model_settings, of_persona)
+    if not model_settings.ordered_speed(settings):
+        return ""  # without reading the run's events
+    is_refusal = run_events.c.type == types.RunSettingsDropped.type
+    payloads = sql.scalars(
+        select(run_events.c.payload).where(run_events.c.run_id == run["id"], is_refusal)
+    )
+    refusals = [data for data in map(event_log.data_of, payloads) if data["route_id"] == route.id]
+    dropped = {name for data in refusals for name in data["settings"]}
+    return model_settings.ordered_speed(model_settings.without(settings, dropped))
 
 
 def _reserved(sql: Connection, run: RowMapping, persona: Persona, totals: Totals) -> Decimal | None:

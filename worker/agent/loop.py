@@ -310,5 +310,5 @@ def _check_for_answer(reply: Reply) -> None:
 
 def estimate_lost(agent: Agent, context: RunContext, turns: Sequence[Turn], text: str) -> Usage:
     """Estimate the usage of a call that was lost after it had streamed `text`."""
-    request = RequestBuilder(agent, context, turns).lost(agent.chain.route)
+    request = agent.chain.supported(RequestBuilder(agent, context, turns).lost(agent.chain.route))
     return agent.chain.provider.estimate(bounded(request, context.admission), text)

@@ -319,6 +319,7 @@ def _estimated(provider: Provider, request: ModelRequest, streamed: _Streamed) -
         input_tokens=reported.input_tokens or estimated.input_tokens,
         output_tokens=max(reported.output_tokens, estimated.output_tokens),
         source="estimated",
+        speed=reported.speed or estimated.speed,
     )
 
 

@@ -361,7 +361,8 @@ class RequestBuilder:
         """
         own, persona = route.model_settings, self._agent.persona.model_settings
         if not route.is_of_org and "extra_body" in persona:
-            # It could buy what the server's prices do not cover, such as faster processing.
+            # It could order what costs more than is counted: a route's `prices` apply at any speed,
+            # and the price library does not have every speed.
             persona = model_settings.without(persona, ["extra_body"])
             if new := self._agent.chain.drop_settings([PERSONA_EXTRA_BODY]):
                 self._run.emit(types.RunSettingsDropped(route.id, new))

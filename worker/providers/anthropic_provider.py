@@ -209,7 +209,8 @@ class _Answer:
         reported = usage.to_dict(warnings=False)
         self._reported |= {name: value for name, value in reported.items() if value}
         before = self._usage
-        self._usage = self._reader.read({"input_tokens": 0, **self._reported}) or before
+        sums = {"input_tokens": 0, **self._reported}
+        self._usage = self._reader.read(sums, sums.get("speed")) or before
         return UsageUpdate(self._usage) if self._usage != before else None
 
 

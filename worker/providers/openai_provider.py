@@ -85,6 +85,7 @@ class OpenAIProvider:
         calls = PartialCalls(request.turn)
         finish_reason: str | None = None
         usage: Usage | None = None
+        speed = ""
         has_text = is_refused = False
         budget = StateBudget()
         reasoning, thoughts = _Reasoning(budget), Thoughts()
@@ -92,7 +93,11 @@ class OpenAIProvider:
             with self._open(request) as s:
                 for chunk in self._client.read(s, _Ends()):
                     stop.check()
-                    told = self._usage.read(_reported(chunk))
+                    served = chunk.get("service_tier") or speed
+                    if served != speed and isinstance(served, str):
+                        speed = served
+                        yield UsageUpdate(replace(usage or Usage(), speed=speed))
+                    told = self._usage.read(_reported(chunk), speed)
                     if told is not None and told not in (usage, Usage()):
                         yield UsageUpdate(told)
                         usage = told

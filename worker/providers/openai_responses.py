@@ -317,7 +317,8 @@ class _Response:
                         known.setdefault("encrypted_content", None)
                     data = {**data, **known}
                 yield from self._finish(item, data)
-        if (usage := self._reader.read(final.get("usage"))) is not None:
+        usage = self._reader.read(final.get("usage"), final.get("service_tier"))
+        if usage is not None:
             self._usage = usage
             yield UsageUpdate(usage)
         if kind == "response.failed":

@@ -42,8 +42,11 @@ class UsageReader:
         self._has_thinking = api == "messages"
         self._counts_total = api == "chat" and host.endswith(_GOOGLE)
 
-    def read(self, reported: Any) -> Usage | None:
-        """Return the usage; None where it is missing or cannot be read."""
+    def read(self, reported: Any, speed: Any = None) -> Usage | None:
+        """Return the usage; None where it is missing or cannot be read.
+
+        `speed` is how fast the call was processed, as the server reports it, if it does.
+        """
         if not isinstance(reported, Mapping):
             return None
         usage = _completed(reported)
@@ -63,6 +66,7 @@ class UsageReader:
                 cache_write_tokens=int(found.reported_value("cache_write_tokens")),
                 cache_write_1h_tokens=for_longer or _for_twelve_hours(usage),
                 reasoning_tokens=reasoning or (_thinking(usage) if self._has_thinking else 0),
+                speed=speed if isinstance(speed, str) else "",
             )
         return None
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
+from arkloop.shared.catalog.model_settings import ordered_speed
 from arkloop.shared.events.usage import Usage
 from arkloop.worker.contract.attachments import Attachment
 from arkloop.worker.contract.messages import (
@@ -41,7 +42,12 @@ def estimate(request: ModelRequest, output: str) -> Usage:
     read = request.counted_tokens + sum(part.tokens for part in _attachments(added))
     read -= -sum(map(len, _texts(added))) // CHARACTERS_PER_TOKEN
     read = min(read, _most_input(request))
-    return Usage(input_tokens=read, output_tokens=written, source="estimated")
+    return Usage(
+        input_tokens=read,
+        output_tokens=written,
+        source="estimated",
+        speed=ordered_speed(request.settings),
+    )
 
 
 def worst_case(request: ModelRequest, *, writes_cache: bool = True) -> Usage:
@@ -63,6 +69,7 @@ def worst_case(request: ModelRequest, *, writes_cache: bool = True) -> Usage:
         output_tokens=request.max_output_tokens,
         cache_write_tokens=most if writes_cache or is_custom else 0,
         cache_write_1h_tokens=most if is_custom else 0,
+        speed=ordered_speed(request.settings),
     )
 
 

@@ -15,13 +15,15 @@ SERVERS = {
 }
 
 
-def add_model(stored: StoredRuns, *, api_key: str | None = None, **fields: Any) -> str:
+def add_model(
+    stored: StoredRuns, *, api_key: str | None = None, model: str = "m", **fields: Any
+) -> str:
     """Add a model of a new provider, and return its route."""
     with stored.connections.transaction() as tx:
         row = llm_providers.create(
             tx, stored.actor, name=str(new_id()), kind="openai", api_key=api_key
         )
-        made = llm_providers.create_model(tx, stored.actor, row.id, model="m", **fields)
+        made = llm_providers.create_model(tx, stored.actor, row.id, model=model, **fields)
     return str(made.id)
 
 

@@ -1,5 +1,6 @@
 """Prices: to the last digit, an upper bound that is one, and what the library knows."""
 
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -55,12 +56,15 @@ TOKENS = st.integers(0, 500)
 
 @st.composite
 def priced(draw: st.DrawFn) -> Prices:
-    """Draw any prices, with up to three tiers, of which some may be cheaper, and other hours."""
+    """Draw any prices, with up to three tiers, of which some may be cheaper, other hours and
+    speeds.
+    """
     hours = [
         Hours(start=draw(st.times()), end=draw(st.times()), prices=draw(priced_at_any_hour()))
         for _ in range(draw(st.integers(0, 2)))
     ]
-    return replace(draw(priced_at_any_hour()), hours=tuple(hours))
+    speeds = draw(st.dictionaries(st.sampled_from(["fast", "flex"]), priced_at_any_hour()))
+    return replace(draw(priced_at_any_hour()), hours=tuple(hours), speeds=speeds)
 
 
 @st.composite
@@ -75,7 +79,11 @@ def priced_at_any_hour(draw: st.DrawFn) -> Prices:
 
 
 @settings(max_examples=500)
-@given(priced(), TOKENS, TOKENS, TOKENS, TOKENS, TOKENS, TOKENS, st.datetimes())
+@given(
+    *(priced(), TOKENS, TOKENS, TOKENS, TOKENS, TOKENS, TOKENS, st.datetimes()),
+    st.sampled_from(["", "fast", "flex"]),
+    st.booleans(),
+)
 def test_at_most_is_above_the_cost_of_whatever_is_used(
     prices: Prices,
     more_in: int,
@@ -85,14 +93,19 @@ def test_at_most_is_above_the_cost_of_whatever_is_used(
     written: int,
     output: int,
     at: datetime,
+    ordered: str,
+    is_served: bool,
 ) -> None:
-    """However it is cached, whichever tier it gets into, and at any time of the day."""
+    """However it is cached, whichever tier it gets into, at any time of the day, and whether the
+    vendor processes it at the speed that was ordered or at its usual one.
+    """
     used = Usage(
         input_tokens=fresh,
         output_tokens=output,
         cache_read_tokens=read,
         cache_write_tokens=written,
         cache_write_1h_tokens=written // 2,
+        speed=ordered if is_served else "",
     )
     most = fresh + more_in
     worst = Usage(
@@ -100,6 +113,7 @@ def test_at_most_is_above_the_cost_of_whatever_is_used(
         output_tokens=output + more_out,
         cache_write_tokens=most if written else 0,
         cache_write_1h_tokens=most if written // 2 else 0,
+        speed=ordered,
     )
 
     assert prices.cost(used, at.replace(tzinfo=UTC)) <= prices.at_most(worst)
@@ -151,11 +165,11 @@ def test_the_vendors_own_models_are_known() -> None:
     assert HAIKU == known("anthropic", "claude-haiku-4-5", None)
     assert HAIKU == known("anthropic", "claude-haiku-4-5", "https://api.anthropic.com")
     assert Prices(
-        input=Decimal("0.15"),
-        output=Decimal("0.6"),
-        cache_read=Decimal("0.075"),
-        cache_write=Decimal("0.15"),
-    ) == known("openai", "gpt-4o-mini", None)
+        input=Decimal("0.5"),
+        output=Decimal("1.5"),
+        cache_read=Decimal("0.5"),
+        cache_write=Decimal("0.5"),
+    ) == known("openai", "gpt-3.5-turbo", None)
     assert LONG == known("anthropic", "claude-sonnet-4-5", None)
 
 
@@ -189,11 +203,14 @@ def test_well_known_servers_are_known_too() -> None:
 
 
 def test_costs_are_those_that_the_library_finds() -> None:
-    """Token by token, below and above a tier, for every model that has prices of the vendors'."""
+    """Token by token, below and above a tier, at each speed, for every model that has prices of
+    the vendors'.
+    """
     from genai_prices import Usage as TheirUsage
     from genai_prices import calc_price
     from genai_prices.data_snapshot import get_snapshot
 
+    speeds: set[str] = set()
     compared, day = 0, datetime(2026, 11, 26, 0, 30, tzinfo=UTC)  # a Thursday
     for vendor in get_snapshot().providers:
         if vendor.id not in ("openai", "anthropic", "deepseek", "x-ai", "moonshotai"):
@@ -214,18 +231,22 @@ def test_costs_are_those_that_the_library_finds() -> None:
                     "cache_write_tokens": written,
                     "cache_write_1h_tokens": written // 2 if has_long else 0,
                 }
-                for hour in range(0, 24, 3 if prices.hours else 24):
+                hours = range(0, 24, 3 if prices.hours else 24)
+                for hour, speed in itertools.product(hours, ["", *prices.speeds]):
                     at = day.replace(hour=hour)
                     theirs = calc_price(
                         TheirUsage(**counts),
                         model.id,
                         provider_id=vendor.id,
                         genai_request_timestamp=at,
+                        price_context={"speed": speed, "service_tier": speed},
                     )
-                    ours = prices.cost(Usage(**counts), at)
-                    assert round(theirs.total_price, 8) == ours, (model.id, hour)
+                    ours = prices.cost(Usage(**counts, speed=speed), at)
+                    assert round(theirs.total_price, 8) == ours, (model.id, hour, speed)
                     compared += 1
-    assert compared > 250
+                    speeds.add(speed)
+    assert compared > 400
+    assert {"", "default", "fast", "priority", "flex"} == speeds
 
 
 def test_prices_may_depend_on_the_hour() -> None:

@@ -12,8 +12,10 @@ from sqlalchemy import insert, select, text
 
 from arkloop.shared.billing import budget_limits
 from arkloop.shared.catalog import personas, published_personas
+from arkloop.shared.catalog.model_routes import Route
+from arkloop.shared.catalog.prices import known
 from arkloop.shared.claim import Claim
-from arkloop.shared.events import types
+from arkloop.shared.events import event_log, types
 from arkloop.shared.events.event_log import data_of
 from arkloop.shared.events.types import (
     ContextCompacted,
@@ -24,17 +26,19 @@ from arkloop.shared.events.types import (
     RouteCost,
     RunCost,
     RunFallback,
+    RunSettingsDropped,
     ToolResult,
 )
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import endings, interrupted_calls, operated_runs, recovery, sweep
 from arkloop.shared.runs.states import RunState
-from arkloop.shared.runs.transitions import recorded_totals
+from arkloop.shared.runs.transitions import Totals, recorded_totals
 from arkloop.shared.storage.tables.billing import ledger_entries, reservations, run_usage
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.threads import thread_contexts, threads
 from tests.query_plans import Plans, noted
+from tests.shared.catalog.org_catalog import add_model
 from tests.stored_runs import USED, StoredRuns, ago
 
 PROMPT = len(personas.builtin()["assistant@1"].system_prompt)
@@ -206,6 +210,71 @@ def test_a_call_of_a_fallback_is_billed_by_that(stored: StoredRuns, tmp_path: Pa
     assert (90, 3, "estimated") == tokens(end)
     assert [("other", "m2")] == [(part["route_id"], part["model"]) for part in cost["routes"]]
     assert 0.000471 == end["cost_usd"]
+
+
+@pytest.mark.parametrize(
+    ("is_of_org", "by_persona", "refused", "factor"),
+    [
+        (True, True, "", 2),
+        (True, True, "extra_body.service_tier", 1),
+        (True, True, "extra_body", 1),
+        (True, True, "temperature", 2),
+        (True, False, "", 1),
+        (False, True, "", 1),
+    ],
+)
+def test_it_costs_the_price_of_the_speed_that_was_ordered(
+    stored: StoredRuns,
+    tmp_path: Path,
+    is_of_org: bool,
+    by_persona: bool,
+    refused: str,
+    factor: int,
+) -> None:
+    """A persona's order is sent to models of its org, without the fields that were refused before,
+    and not to routes of the server.
+    """
+    file = tmp_path / "routes.yaml"
+    file.write_text("routes: [{id: server, provider: openai, model: gpt-6.1-sol}]")
+    settings = replace(stored.connections.settings, routes_file=str(file))
+    stored = replace(stored, connections=replace(stored.connections, settings=settings))
+    order = {"model_settings": {"extra_body": {"service_tier": "priority"}}} if by_persona else {}
+    with stored.connections.transaction() as tx:
+        published_personas.publish(tx, stored.actor, "quick", "1", order)
+    route_id = add_model(stored, model="gpt-6.1-sol") if is_of_org else "server"
+    dropped = [
+        RunSettingsDropped("another", ["extra_body.service_tier"]),
+        RunSettingsDropped(route_id, [refused]),
+        RunSettingsDropped(route_id, ["top_p"]),
+    ]
+    claim = lost(stored, "x" * 4000, *dropped)
+    stored.set(claim.run_id, persona_id="quick@1", route_id=route_id, model="gpt-6.1-sol")
+
+    end = given_up(stored, claim)[-1]
+
+    said, read = end["usage"]["output_tokens"], end["usage"]["input_tokens"]
+    assert 1000 == said
+    assert factor * (2 * read + 10 * said) == round(end["cost_usd"] * 1_000_000)
+
+
+@pytest.mark.parametrize(("speed", "factor"), [("priority", 2), ("", 1)])
+def test_it_costs_the_price_of_the_speed_that_a_worker_has_sent(
+    stored: StoredRuns, speed: str, factor: int
+) -> None:
+    """A worker that builds the request again leaves out what the server has refused."""
+    claim = lost(stored, "half")
+    order = {"extra_body": {"service_tier": "priority"}}
+    prices = known("openai", "gpt-6.1-sol", None)
+    route = Route(id="r", provider="openai", model="m", prices=prices, model_settings=order)
+    usage = Usage(input_tokens=1000, output_tokens=1000, speed=speed)
+
+    with stored.connections.reading() as sql:
+        streamed = event_log.open_events(sql, claim.run_id)
+        totals = interrupted_calls.count(
+            *(stored.connections, sql, claim.run_id, Totals(), streamed), (route, usage)
+        )
+
+    assert factor * Decimal("0.012") == totals.cost_usd
 
 
 @pytest.mark.parametrize("who", ["reservation", "run", "persona"])

@@ -141,6 +141,20 @@ def test_a_call_in_which_a_worker_was_lost_is_not_free() -> None:
     assert usage.input_tokens > 0
 
 
+@pytest.mark.parametrize(("refused", "speed"), [("seed", "priority"), ("extra_body", "")])
+def test_a_lost_call_has_the_speed_that_was_sent(refused: str, speed: str) -> None:
+    """A setting that the route's server has refused in this run is no longer sent."""
+    route = replace(ROUTE, provider="openai", base_url="http://127.0.0.1:9/v1", is_of_org=True)
+    openai = openai_provider.build(route, faults=False, egress=None)
+    chain = RouteChain([route], lambda _: openai, {route.id: [refused]})
+    agent = agent_for(model_settings={"extra_body": {"service_tier": "priority"}})
+
+    usage = loop.estimate_lost(replace(agent, chain=chain), RecordedRun(), [], "x")
+
+    assert speed == usage.speed
+    chain.close()
+
+
 def test_a_lost_call_of_a_limited_run_costs_at_most_what_it_held() -> None:
     """A lost call without another limit is bounded by the default limit of its output."""
     context = RecordedRun()

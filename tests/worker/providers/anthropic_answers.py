@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def start(**usage: int) -> dict[str, Any]:
+def start(**usage: Any) -> dict[str, Any]:
     message = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "m"}
     return {"type": "message_start", "message": {**message, "usage": usage}}
 
