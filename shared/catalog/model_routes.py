@@ -93,7 +93,8 @@ class Route:
     @property
     def is_at_anthropic(self) -> bool:
         """True if it is called at Anthropic itself or on a platform."""
-        is_own = self.address == VENDOR_URLS["anthropic"]
+        own_host = urlsplit(VENDOR_URLS["anthropic"]).hostname
+        is_own = urlsplit(self.address or "").hostname == own_host
         return self.provider == "anthropic" and (is_own or self.platform is not None)
 
     @property

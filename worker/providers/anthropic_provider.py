@@ -41,6 +41,9 @@ _STOP_REASONS = {
     _FULL: "length",
     "refusal": "content_filter",
 }
+#: The categories of refusals before any output that Anthropic does not bill; others it does again
+#: since September 24, 2026.
+_FREE_REFUSALS = ("cyber", "general_harms")
 
 
 def build(route: Route, *, faults: bool, egress: Policy | None) -> "AnthropicProvider":
@@ -51,7 +54,8 @@ _Delta = TypeVar("_Delta", TextDelta, ThinkingDelta)
 
 
 def _is_last(event: Any) -> bool | None:
-    return event.type == "message_stop" or None
+    is_refusal = event.type == "message_delta" and event.delta.stop_reason == "refusal"
+    return is_refusal or event.type == "message_stop" or None
 
 
 class AnthropicProvider:
@@ -68,6 +72,7 @@ class AnthropicProvider:
         )
         self._route = route
         self._usage = UsageReader(route, "messages")
+        self._is_at_vendor = route.is_at_anthropic and route.platform is None
         self._client = anthropic_client.connect(route, base_url, self._http)
 
     def output_mode(self, schema: Mapping[str, Any], *, has_tools: bool) -> OutputMode:
@@ -76,7 +81,7 @@ class AnthropicProvider:
         return OutputMode.NATIVE if is_native else OutputMode.TOOL
 
     def stream(self, request: ModelRequest, stop: StopSignal) -> Iterator[Chunk]:
-        answer = _Answer(request.turn, self._usage)
+        answer = _Answer(request.turn, self._usage, is_at_vendor=self._is_at_vendor)
         failures = provider_errors(anthropic, self._route.api_key, request.settings)
         with stop.aborting(self._http.abort), failures:
             # Before: what is sent for a token is not reported.
@@ -110,8 +115,9 @@ class AnthropicProvider:
 class _Answer:
     """The turn that the events of a stream add up to."""
 
-    def __init__(self, turn: int, reader: UsageReader) -> None:
+    def __init__(self, turn: int, reader: UsageReader, *, is_at_vendor: bool) -> None:
         self._reader = reader
+        self._is_at_vendor = is_at_vendor
         self._calls = PartialCalls(turn)
         self._call_indexes: set[int] = set()
         self._inputs: dict[int, str] = {}  # of calls that came whole, by the block's index
@@ -119,23 +125,26 @@ class _Answer:
         self._usage = Usage()
         self._stop_reason: str | None = None
         self._is_whole = False
-        self._has_text = False
+        self._has_text = self._has_begun = False
         self._thoughts = _Thoughts()
 
     def take(self, event: Any) -> Chunk | None:
         """Read an event; returns its chunk, if any, and ignores what is unknown."""
+        self._is_whole = self._is_whole or bool(_is_last(event))
         match event.type:
             case "message_start":
                 return self._count(event.message.usage)
             case "content_block_start":
+                self._has_begun = True
                 return self._begin(event.index, event.content_block)
             case "content_block_delta":
                 return self._go_on(event.index, event.delta)
             case "message_delta":
                 self._stop_reason = event.delta.stop_reason or self._stop_reason
+                if self._is_free(event.delta):
+                    self._usage = Usage()  # reported all the same, but not billed
+                    return UsageUpdate(self._usage)
                 return self._count(event.usage)
-            case "message_stop":
-                self._is_whole = True
         return None
 
     def end(self) -> TurnEnd:
@@ -201,6 +210,12 @@ class _Answer:
         if kind is TextDelta:
             self._thoughts.said(len(text))
         return kind(clean(text))
+
+    def _is_free(self, end: Any) -> bool:
+        """Return whether the vendor bills nothing for a turn with this end, whatever it reports."""
+        if not self._is_at_vendor or self._has_begun or end.stop_reason != "refusal":
+            return False
+        return getattr(end.stop_details, "category", None) in _FREE_REFUSALS
 
     def _count(self, usage: Any) -> UsageUpdate | None:
         """Read usage figures, which are sums so far: they replace earlier ones, except zeros."""

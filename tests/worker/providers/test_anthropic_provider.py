@@ -3,11 +3,19 @@
 import socket
 import struct
 import threading
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from arkloop.shared.catalog import model_routes
+from arkloop.shared.catalog.prices import Prices
 from arkloop.shared.events.usage import Usage
+from arkloop.worker import providers
+from arkloop.worker.agent.model_call import call_model
+from arkloop.worker.agent.retry import MAX_TRIES
+from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.contract.messages import (
     CallDelta,
     Chunk,
@@ -19,7 +27,18 @@ from arkloop.worker.contract.messages import (
 )
 from arkloop.worker.contract.outcomes import ProviderError
 from tests.worker.providers.anthropic_answers import block, finish, piece, start, text
-from tests.worker.providers.fake_vendor import Answer, anthropic_stream, ask, raw, vendor
+from tests.worker.providers.fake_vendor import (
+    REQUEST,
+    Answer,
+    anthropic_stream,
+    ask,
+    raw,
+    route_to,
+    vendor,
+)
+from tests.worker.recorded_run import RecordedRun
+
+MILLION = Decimal(1_000_000)  # USD per million tokens: each costs one
 
 
 def answered(*events: Any) -> list[Chunk]:
@@ -97,6 +116,105 @@ def test_zeros_beside_text_are_no_usage() -> None:
     assert Usage() == end(start(**zeros), finish("end_turn", output_tokens=0)).usage
     chunks = answered(start(input_tokens=5), *text(0, "Hi"), finish("end_turn", output_tokens=0))
     assert UsageUpdate(Usage(input_tokens=5)) in chunks and chunks[-1].usage is None
+
+
+BEGUN = start(input_tokens=20, cache_creation_input_tokens=150_000, output_tokens=1)
+BOUNDED = replace(REQUEST, max_output_tokens=10_000)  # its worst case is known
+COUNTED = Usage(input_tokens=150_020, output_tokens=1, cache_write_tokens=150_000)
+
+
+def refusal(category: str | None) -> dict[str, Any]:
+    last = finish("refusal", output_tokens=1)
+    details = {"type": "refusal", "category": category, "explanation": None}
+    return {**last, "delta": {**last["delta"], "stop_details": details}}
+
+
+@pytest.mark.parametrize(
+    ("place", "said", "last", "billed"),
+    [
+        ("anthropic", [], refusal("cyber"), Usage()),
+        ("anthropic", [], refusal("general_harms"), Usage()),
+        ("anthropic", [], refusal("bio"), COUNTED),
+        ("anthropic", [], refusal("frontier_llm"), COUNTED),
+        ("anthropic", [], refusal("reasoning_extraction"), COUNTED),
+        ("anthropic", [], refusal("a_new_one"), COUNTED),
+        ("anthropic", [], refusal(None), COUNTED),
+        ("anthropic", [], finish("refusal", output_tokens=1), COUNTED),
+        ("anthropic", text(0, "Well, "), refusal("cyber"), COUNTED),
+        (
+            "anthropic",
+            [block(0, type="thinking", thinking="", signature="")],
+            refusal("cyber"),
+            COUNTED,
+        ),
+        ("foundry", [], refusal("cyber"), COUNTED),
+        ("compatible", [], refusal("cyber"), COUNTED),
+    ],
+)
+def test_some_refusals_before_any_output_are_free_at_anthropic(
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    said: list[Any],
+    last: dict[str, Any],
+    billed: Usage,
+) -> None:
+    """Anthropic reports the usage of a refusal also where it bills none: then it must not count.
+
+    Source: https://platform.claude.com/docs/en/release-notes/overview. No refusal before any
+    output was billed from June 2, 2026 on; since September 24, 2026 those of three categories are.
+    """
+    run = RecordedRun()
+    with vendor(raw(anthropic_stream(BEGUN, *said, last))) as fake:
+        route = route_to("anthropic", fake.url, prices=Prices.of(input=MILLION, output=MILLION))
+        if place == "anthropic":
+            monkeypatch.setattr(model_routes, "VENDOR_URLS", {"anthropic": fake.url})
+            route = replace(route, base_url=None)
+        elif place == "foundry":
+            route = replace(route, platform="foundry")
+        chain = RouteChain([route], lambda route: providers.load(route, faults=False))
+        reply = call_model(chain, lambda _: REQUEST, run, run.stop)
+
+    assert ("content_filter", billed) == (reply.end.stop_reason, reply.usage)
+    assert billed.input_tokens + billed.output_tokens == run.totals.cost_usd
+    assert billed.input_tokens == run.usage.input_tokens
+
+
+@pytest.mark.parametrize(
+    ("url", "is_vendors"),
+    [
+        ("https://api.anthropic.com", True),
+        ("https://api.anthropic.com/", True),
+        ("https://API.anthropic.com:443", True),
+        ("https://api.anthropic.com.example.org", False),
+        ("https://example.org/api.anthropic.com", False),
+    ],
+)
+def test_anthropic_is_recognized_by_its_host(url: str, is_vendors: bool) -> None:
+    """Its bills, and the schemas that it accepts, are the same however its address is written."""
+    assert is_vendors == route_to("anthropic", url).is_at_anthropic
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+@pytest.mark.parametrize(("category", "billed"), [("cyber", Usage()), ("bio", COUNTED)])
+def test_a_refusal_ends_a_response_without_its_last_event(
+    monkeypatch: pytest.MonkeyPatch, category: str, billed: Usage, is_silent: bool
+) -> None:
+    """A stream that breaks off or falls silent after it is not retried, and costs no more."""
+    run, is_over = RecordedRun(), threading.Event()
+
+    def answer(client: socket.socket) -> None:
+        raw(anthropic_stream(BEGUN, refusal(category), stop=False))(client)
+        is_over.wait(5 if is_silent else 0)
+
+    with vendor(*[answer] * MAX_TRIES) as fake:
+        monkeypatch.setattr(model_routes, "VENDOR_URLS", {"anthropic": fake.url})
+        route = route_to("anthropic", None, idle_seconds=1)
+        chain = RouteChain([route], lambda route: providers.load(route, faults=False))
+        reply = call_model(chain, lambda _: BOUNDED, run, run.stop)
+        is_over.set()
+
+    assert (1, "content_filter") == (len(fake.bodies), reply.end.stop_reason)
+    assert billed == reply.usage == run.usage
 
 
 def test_parallel_tool_calls_are_put_together_from_their_pieces() -> None:
