@@ -124,12 +124,8 @@ class Admission:
             route, self._admitted_tokens, usage.input_tokens + usage.output_tokens
         )
         self.last_usage = usage
-        cost = route.cost(usage)
-        for kind in TOKEN_FIELDS:
-            metrics.MODEL_TOKENS.add(getattr(usage, kind), route.group, kind)
-        metrics.MODEL_COST.add(float(cost), route.group)
-        self.totals = self.totals.plus(RouteCost(route.id, route.model, usage, cost))
-        return self.cost()
+        part = RouteCost(route.id, route.model, usage, route.cost(usage))
+        return self._add(part, route.group)
 
     def cost(self) -> Event:
         return types.RunCost(self.totals.usage, self.totals.cost_usd, self.totals.routes)
@@ -145,9 +141,15 @@ class Admission:
         if self._refused is not None:
             self._note(self._refused)
 
-    def add_reported(self, part: RouteCost) -> Event:
-        """Count a model call that a custom agent made itself."""
+    def add_reported(self, part: RouteCost, group: str) -> Event:
+        """Count a model call that a custom agent made itself, in metrics under the `group`."""
         self.last_usage = part.usage
+        return self._add(part, group)
+
+    def _add(self, part: RouteCost, group: str) -> Event:
+        for kind in TOKEN_FIELDS:
+            metrics.MODEL_TOKENS.add(getattr(part.usage, kind), group, kind)
+        metrics.MODEL_COST.add(float(part.cost_usd), group)
         self.totals = self.totals.plus(part)
         return self.cost()
 

@@ -153,7 +153,8 @@ class AgentRecording:
         name = clean(str(model or ""))[:MAX_MODEL_CHARACTERS] or run.claim.model
         name = agent_costs.model_counted(run.totals, run.claim.route_id, name)
         part = types.RouteCost(run.claim.route_id, name, usage, cost or Decimal(0))
-        run.note(run.admission.add_reported(part))
+        group = self._route.group if self._route else "other"  # it no longer exists
+        run.note(run.admission.add_reported(part, group))
         run.log.flush()
         run.admission.reserve_spent()
 

@@ -297,7 +297,7 @@ def test_an_agents_own_call_that_is_refused_exhausts_a_budget(gate: Gate) -> Non
         admission.reserve_usd(Decimal(2))
     assert gate.is_org_exhausted()
     gate.forget_exhaustion()
-    admission.add_reported(RouteCost("agent:a", "m", WORST, Decimal(2)))
+    admission.add_reported(RouteCost("agent:a", "m", WORST, Decimal(2)), "a")
     with pytest.raises(LimitExceeded):
         admission.reserve_spent()
 

@@ -78,7 +78,7 @@ def test_an_agents_own_call_that_is_not_made_is_logged(
     with pytest.raises(LimitExceeded):
         admission.reserve_usd(Decimal(2))
     assert 1 == len(refusals(caplog))
-    admission.add_reported(RouteCost("agent:a", "m", Usage(), Decimal(2)))
+    admission.add_reported(RouteCost("agent:a", "m", Usage(), Decimal(2)), "a")
     with pytest.raises(LimitExceeded):
         admission.reserve_spent()
 

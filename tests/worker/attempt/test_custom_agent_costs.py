@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select
 
+from arkloop.shared import metrics
 from arkloop.shared.billing import budget_limits, credits
+from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.tables.billing import run_usage
 from arkloop.worker.attempt import custom_agent, execution
@@ -92,6 +95,44 @@ def test_each_call_counts_for_the_model_that_was_called(
     assert {"gpt-4o": Decimal("0.625"), own: Decimal("0.25")} == {
         row["model"]: row["cost_usd"] for row in rows
     }
+
+
+@pytest.fixture
+def counted() -> Iterator[dict[tuple[str, ...], list[float]]]:
+    """The cells of the metrics of model costs and tokens, by their labels."""
+    cells: dict[tuple[str, ...], list[float]] = {}
+
+    def room(_name: str, labels: tuple[str, ...], count: int) -> tuple[list[float], int]:
+        return cells.setdefault(labels, [0.0] * count), 0
+
+    for metric in (metrics.MODEL_COST, metrics.MODEL_TOKENS):
+        metric.enable(room, threading.Lock())
+    yield cells
+    for metric in (metrics.MODEL_COST, metrics.MODEL_TOKENS):
+        metric.disable()
+
+
+@pytest.mark.parametrize("whose", ["server", "org", "gone"])
+def test_metrics_contain_what_an_agent_reports(
+    stored: StoredRuns,
+    process: WorkerProcess,
+    counted: dict[tuple[str, ...], list[float]],
+    whose: str,
+) -> None:
+    """Reported costs and tokens count under the run's route, as those of the service's own calls
+    do: no label names an org.
+    """
+    run_id = created(stored, called("gpt-4o", 0.5), called("gpt-4o", 0.25), {"text": "Done."})
+    if whose != "server":
+        stored.set(run_id, route_id=add_model(stored) if whose == "org" else str(new_id()))
+    route = stored.row(run_id)["route_id"]
+    label = {"server": route, "org": "own:openai", "gone": "other"}[whose]
+
+    execution.execute(process, run_id)
+
+    assert [0.75] == counted[label,]
+    assert [2] == counted[label, "input_tokens"]
+    assert {label} == {labels[0] for labels in counted}
 
 
 def test_a_run_has_a_bounded_number_of_models(stored: StoredRuns, process: WorkerProcess) -> None:
