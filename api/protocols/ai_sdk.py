@@ -6,7 +6,7 @@ A chat is the thread whose `external_id` is the chat's id, and an assistant mess
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from flask import Blueprint, Response, jsonify
 from sqlalchemy import Connection
 
 from arkloop.api.auth.bearer import requires
-from arkloop.api.endpoints.following import EVENT_STREAM, hub, reserve_stream
+from arkloop.api.endpoints.following import EVENT_STREAM, reserve_stream
 from arkloop.api.endpoints.new_runs import CREATING, OF_ORG, new_run
 from arkloop.api.http import audited
 from arkloop.api.http.current import actor, catalog, connections, trace_id
@@ -25,11 +25,10 @@ from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.idempotency import answered_once, refuse_key
 from arkloop.api.http.json_body import BodyLimits, NoArguments, load_body, query_args, read_body
 from arkloop.api.http.paging import ByPosition, PageQuery, page, page_args
-from arkloop.api.protocols import ai_sdk_messages, sent_files
-from arkloop.api.protocols.ai_sdk_answers import Waits, answer, has_bare_ids
+from arkloop.api.protocols import ai_sdk_messages, ai_sdk_streams, sent_files
+from arkloop.api.protocols.ai_sdk_answers import answer, has_bare_ids
 from arkloop.api.protocols.ai_sdk_dialects import NEWEST, Dialect, ends_response
 from arkloop.api.protocols.ai_sdk_messages import CLIENT_ID
-from arkloop.api.protocols.ai_sdk_projection import DONE, AiSdkProjection
 from arkloop.api.protocols.ai_sdk_requests import (
     CHAT,
     LIMITS,
@@ -40,8 +39,6 @@ from arkloop.api.protocols.ai_sdk_requests import (
     new_message,
     of_reader,
 )
-from arkloop.api.protocols.projection import project_all, projected
-from arkloop.api.streaming import sse
 from arkloop.shared.errors import (
     EventsLost,
     IdempotencyConflict,
@@ -57,8 +54,6 @@ from arkloop.shared.errors import (
     ThreadNotFound,
     ToolResultConflict,
 )
-from arkloop.shared.events import event_log
-from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.ids import new_id, parse_id
 from arkloop.shared.runs import creation, queries, thread_entries
 from arkloop.shared.runs.approvers import ApprovalReserved, EditReserved
@@ -69,17 +64,8 @@ from arkloop.shared.threads import threads
 
 bp = Blueprint("ai_sdk", __name__)
 
-HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
-RUN_HEADER, TAIL_HEADER = "x-workflow-run-id", "x-workflow-stream-tail-index"
 #: A run, after how many of its waits the response began, and how many it passes if these are more.
 _RESPONSE_ID = re.compile(r"([0-9a-f-]{36})(?:\.([0-9]{1,6})(?:\.([0-9]{1,6}))?)?")
-_FINISH = b'data: {"type":"finish"}\n\n'
-#: For a client that has more chunks than there are. It may have followed the chat while another
-#: run was the newest one, and without a `finish` it would try again at once, and without end.
-_BEYOND = (
-    b'data: {"type":"error","errorText":"The answer that was cut off cannot be resumed from here; '
-    b'load the chat again."}\n\n' + _FINISH
-)
 _ASKS = (
     "The run waits for an approval, an answer or a tool's result: send it first, or stop the run."
 )
@@ -129,15 +115,15 @@ def send_chat() -> Response:
     if body["trigger"] == "submit-message":
         _check_edit(body)
     elif (run_id := _retried(body)) is not None:
-        return _stream(run_id, dialect, is_new=True)
+        return ai_sdk_streams.stream(run_id, dialect, is_new=True)
     run_id, is_replay = _sent(body, dialect)
     if body.get("on_busy") != OnBusy.STEER:
-        return _stream(run_id, dialect, is_new=not is_replay)
+        return ai_sdk_streams.stream(run_id, dialect, is_new=not is_replay)
     # A run that was active is offered the message. If it ends before it reads that, the message has
     # a run of its own, which pages resume: one response is one message of the assistant.
     with connections().reading() as sql:
-        waits = _waits(sql, run_id, dialect)
-    return _stream(run_id, dialect, until=waits.answered)
+        waits = ai_sdk_streams.waits_of(sql, run_id, dialect)
+    return ai_sdk_streams.stream(run_id, dialect, until=waits.answered)
 
 
 @bp.get("/v1/ui/chat/<path:chat_id>/stream")
@@ -159,20 +145,22 @@ def resume_chat(chat_id: str) -> Response:
         # A chat may have an id of this form, too.
         with suppress(RunNotFound):
             after, until = int(response[2] or 0), int(response[3] or 0)
-            return _stream(run_id, dialect, after=after, until=max(after, until), start=start)
+            return ai_sdk_streams.stream(
+                run_id, dialect, after=after, until=max(after, until), start=start
+            )
     with connections().reading() as sql:
         thread = threads.find(sql, actor(), chat_id)
         run_id = None if thread is None else thread.active_run_id
         is_active = run_id is not None
         if thread is not None and run_id is None:
             run_id = thread_entries.newest_run(sql, thread.id)
-        waits = None if run_id is None else _waits(sql, run_id, dialect)
+        waits = None if run_id is None else ai_sdk_streams.waits_of(sql, run_id, dialect)
     if run_id is None or waits is None:
-        return _nothing(start)
+        return ai_sdk_streams.nothing(start)
     is_lacking = "seen" in args and not waits.is_seen(run_id, args["seen"])
     if start is None and not is_lacking and (not is_active or waits.is_open):
-        return _nothing(start)
-    return _stream(run_id, dialect, until=waits.answered, start=start)
+        return ai_sdk_streams.nothing(start)
+    return ai_sdk_streams.stream(run_id, dialect, until=waits.answered, start=start)
 
 
 @bp.post("/v1/ui/chat/<path:chat_id>/stop")
@@ -323,78 +311,16 @@ def _answered(body: Mapping[str, Any], dialect: Dialect) -> Response:
             raise NotWaiting("The chat has no run that waits for an answer.")
         if queries.get(tx.sql, actor(), run_id)["thread_id"] != thread.id:
             raise RunNotFound()
-        waits = _waits(tx.sql, run_id, dialect)
+        waits = ai_sdk_streams.waits_of(tx.sql, run_id, dialect)
         try:
             number = answer(tx, actor(), run_id, waits, message["parts"])
         except NotWaiting:
             if dialect.org_approvals:
                 raise
             # A reply to an approval that is reserved for the org is refused as such.
-            of_all = _waits(tx.sql, run_id, dialect._replace(org_approvals=True))
+            of_all = ai_sdk_streams.waits_of(tx.sql, run_id, dialect._replace(org_approvals=True))
             answer(tx, actor(), run_id, of_all, message["parts"])
             number = waits.count
     is_bare = number > 0 and has_bare_ids(waits.asked[number - 1], message["parts"])
     until = max(number, waits.answered)
-    return _stream(run_id, dialect, after=number, until=until, has_bare_ids=is_bare)
-
-
-# ---- streams ----
-
-
-def _stream(
-    run_id: UUID,
-    dialect: Dialect,
-    *,
-    after: int = 0,
-    until: int | None = None,
-    start: str | None = None,
-    is_new: bool = False,
-    has_bare_ids: bool = False,
-) -> Response:
-    """Stream the response of a run that begins after `after` waits, from its chunk `start` on."""
-    until = after if until is None else until
-    passed = (after, until) if until > after else (after,) if after else ()
-    # By this id the same response is resumed, whatever was answered since.
-    headers = {**HEADERS, RUN_HEADER: ".".join(map(str, (run_id, *passed)))}
-    make = partial(AiSdkProjection, run_id, dialect, after, until, has_bare_ids=has_bare_ids)
-    skip = int(start or 0)
-    if skip < 0 or after:
-        hub().heads.get_seen(run_id, actor())
-        with connections().reading() as sql:
-            if _waits(sql, run_id, dialect).count < after:
-                raise RunNotFound()
-            events = event_log.read_table(sql, run_id, 0) if skip < 0 else []
-    if skip < 0:
-        count = _count(events, make())
-        headers[TAIL_HEADER] = str(count - 1)
-        skip = max(0, count + skip)
-    return projected(
-        run_id, actor(), make(), skip=skip, beyond=_BEYOND, headers=headers, is_new=is_new
-    )
-
-
-def _count(events: Iterable[StoredEvent], projection: AiSdkProjection) -> int:
-    """Return the number of chunks that there are so far."""
-    frames = project_all((json.loads(event.payload) for event in events), projection)
-    return len(frames) - (DONE in frames)
-
-
-def _nothing(start: str | None) -> Response:
-    """Return the response where nothing is active.
-
-    `WorkflowChatTransport`, which alone sends `startIndex`, takes a 204 for an error, and tries
-    again until it is sent a `finish`.
-    """
-    if start is None:
-        return Response(status=204)
-    return Response([_FINISH + DONE], headers={**sse.HEADERS, **HEADERS})
-
-
-def _waits(sql: Connection, run_id: UUID, dialect: Dialect) -> Waits:
-    waits = Waits(*event_log.waits(sql, run_id), dialect)
-    if waits.is_open:
-        # An answer has no event before a worker claims the run, and results of the client have none
-        # while those of HTTP tools are missing. The run's row has both at once.
-        pending = queries.get(sql, actor(), run_id)["pending_input"]
-        waits.is_open = pending is not None and ends_response(pending, dialect)
-    return waits
+    return ai_sdk_streams.stream(run_id, dialect, after=number, until=until, has_bare_ids=is_bare)
