@@ -309,17 +309,18 @@ def _answered(body: Mapping[str, Any], dialect: Dialect) -> Response:
         run_id = parse_id(message.get("id")) or thread.active_run_id
         if run_id is None:
             raise NotWaiting("The chat has no run that waits for an answer.")
-        if queries.get(tx.sql, actor(), run_id)["thread_id"] != thread.id:
+        run = queries.get(tx.sql, actor(), run_id)
+        if run["thread_id"] != thread.id:
             raise RunNotFound()
         waits = ai_sdk_streams.waits_of(tx.sql, run_id, dialect)
         try:
-            number = answer(tx, actor(), run_id, waits, message["parts"])
+            number = answer(tx, actor(), run, waits, message["parts"])
         except NotWaiting:
             if dialect.org_approvals:
                 raise
             # A reply to an approval that is reserved for the org is refused as such.
             of_all = ai_sdk_streams.waits_of(tx.sql, run_id, dialect._replace(org_approvals=True))
-            answer(tx, actor(), run_id, of_all, message["parts"])
+            answer(tx, actor(), run, of_all, message["parts"])
             number = waits.count
     is_bare = number > 0 and has_bare_ids(waits.asked[number - 1], message["parts"])
     until = max(number, waits.answered)

@@ -6,10 +6,13 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import Connection, RowMapping
+
 from arkloop.api.http import audited
 from arkloop.api.protocols import call_ids
 from arkloop.api.protocols.ai_sdk_dialects import Dialect, client_calls, ends_response
 from arkloop.api.protocols.ai_sdk_outputs import text_of
+from arkloop.api.protocols.client_tool_names import client_tool_names
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import InvalidRequest, NotActive, NotWaiting
 from arkloop.shared.events import event_log
@@ -52,18 +55,22 @@ class Waits:
         )
 
 
-def answer(tx: Transaction, actor: Actor, run_id: UUID, waits: Waits, parts: Sequence[Data]) -> int:
+def answer(
+    tx: Transaction, actor: Actor, run: RowMapping, waits: Waits, parts: Sequence[Data]
+) -> int:
     """Store what the parts say to a wait; returns its number, from 1 on.
 
     It is the last wait, or an earlier one if the page has not seen what the run asked after it. An
     answer that the wait has already changes nothing. Nor does one that comes too late, unless the
-    wait has ended with another answer.
+    wait has ended with another answer. Outputs of client tools that come with a reply count once
+    the run makes their calls: pages execute these as soon as they are shown them.
 
     Raises:
         NotWaiting: the run has asked nothing, or the parts do not answer it.
         StaleInput, ToolResultConflict: it has another answer.
         RunNotFound, Forbidden, NotActive, InvalidRequest
     """
+    run_id = run["id"]
     calls = {call_ids.stored(run_id, part["toolCallId"]): part for part in parts if _is_call(part)}
     number = _number_of_answered(waits, calls)
     wait, is_open = waits.asked[number - 1], waits.is_open and number == waits.count
@@ -75,7 +82,8 @@ def answer(tx: Transaction, actor: Actor, run_id: UUID, waits: Waits, parts: Seq
     else:
         content = _reply(wait, calls)
         with _late_ones_ignored(is_open):
-            audited.answer(tx, run_id, content, UUID(wait["request_id"]))
+            early = _early_results(tx.sql, run, calls)
+            audited.answer(tx, run_id, content, UUID(wait["request_id"]), early)
     return number
 
 
@@ -155,6 +163,18 @@ def _reply(wait: Data, calls: Mapping[str, Data]) -> str:
     if reason is not None and not isinstance(reason, str):
         raise InvalidRequest(messages=["the `reason` of an approval must be a string"])
     return json.dumps({"decision": "deny", "reason": reason or ""})
+
+
+def _early_results(sql: Connection, run: RowMapping, calls: Mapping[str, Data]) -> list[CallResult]:
+    """Return the outputs of client tools that the run has called in its last turn.
+
+    The name of a tool is that of the run's call: a page may have any.
+    """
+    given = {id_: part for id_, part in calls.items() if _has_output(part)}
+    names = client_tool_names(run, sql) if given else frozenset()
+    made = event_log.turn_calls(sql, run["id"]) if names else []
+    ids = [call["tool_call_id"] for call in made if call["name"] in names]
+    return [_result(id_, given[id_]) for id_ in ids if id_ in given]
 
 
 def _ids(wait: Data) -> list[str]:

@@ -12,7 +12,7 @@ from arkloop.api.protocols.ai_sdk_dialects import NEWEST, Dialect
 from arkloop.api.protocols.ai_sdk_projection import AiSdkProjection, Chunk
 from arkloop.shared.events import event_log
 from arkloop.shared.events.stored_events import StoredEvent
-from arkloop.shared.runs import thread_entries
+from arkloop.shared.runs import pending_calls, thread_entries
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.pages import PAGE_BYTES
 from arkloop.shared.threads import earlier_lines
@@ -40,10 +40,13 @@ def latest(
     are being streamed are left out.
     """
     found = thread_entries.list_(sql, thread_id, limit=limit + 1, before=before)
+    run_ids = [row["run_id"] for row in found[:limit] if row["run_id"] is not None]
+    early = pending_calls.early_ids(sql, run_ids) if run_ids else {}
     shown: list[Entry] = []
     size = 0
     for row in found[:limit]:
-        if (message := _message(sql, row, dialect)) is None:
+        early_calls = early.get(row["run_id"], frozenset())
+        if (message := _message(sql, row, dialect, early_calls)) is None:
             continue
         shown.append(Entry(row["position"], message))
         size += len(json.dumps(message))
@@ -52,7 +55,9 @@ def latest(
     return shown, found[limit - 1]["position"] if len(found) > limit else None
 
 
-def _message(sql: Connection, row: RowMapping, dialect: Dialect) -> UIMessage | None:
+def _message(
+    sql: Connection, row: RowMapping, dialect: Dialect, early_calls: frozenset[str]
+) -> UIMessage | None:
     if row["role"] == "assistant":
         text = {"type": "text", "text": row["content"], "state": "done"}
         parts = [{"type": "step-start"}, text]
@@ -63,7 +68,7 @@ def _message(sql: Connection, row: RowMapping, dialect: Dialect) -> UIMessage | 
     if not state.is_terminal and state != RunState.WAITING:
         return None
     events = event_log.read_table(sql, row["run_id"], 0)
-    message = assistant_message(row["run_id"], events, dialect)
+    message = assistant_message(row["run_id"], events, dialect, early_calls)
     if not message["parts"]:
         if "status" not in message["metadata"].get("arkloop", {}):
             return None  # its events are gone
@@ -85,11 +90,14 @@ def user_message(
 
 
 def assistant_message(
-    run_id: UUID, events: Iterable[StoredEvent], dialect: Dialect = NEWEST
+    run_id: UUID,
+    events: Iterable[StoredEvent],
+    dialect: Dialect = NEWEST,
+    early_calls: frozenset[str] = frozenset(),
 ) -> UIMessage:
     """Return the message that a client has which followed these events of the run."""
     # Every wait is passed: the answers are in the events.
-    projection = AiSdkProjection(run_id, dialect, until=None)
+    projection = AiSdkProjection(run_id, dialect, until=None, early_calls=early_calls)
     message = UIMessageFold(str(run_id))
     for event in events:
         for chunk in projection.chunks(json.loads(event.payload)):
@@ -187,6 +195,7 @@ class UIMessageFold:
                 call = self._find(call_id)
                 call.setdefault("input", None)  # of incomplete arguments
                 call.update(state="output-error", errorText=chunk["errorText"])
+                call["providerExecuted"] = chunk.get("providerExecuted", call["providerExecuted"])
             case {"type": "tool-output-denied", "toolCallId": call_id}:
                 self._find(call_id)["state"] = "output-denied"
 

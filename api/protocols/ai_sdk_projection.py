@@ -49,7 +49,8 @@ class AiSdkProjection:
     passes all, for a message that is only shown.
 
     `has_bare_ids` leaves the ids of calls as they are in the run, for a page that got them so from
-    the release before.
+    the release before. `early_calls` are those, by the ids of the run, whose results the client has
+    sent with replies, before it was asked for them.
     """
 
     run_id: UUID
@@ -57,6 +58,7 @@ class AiSdkProjection:
     after: int = 0
     until: int | None = 0
     has_bare_ids: bool = False
+    early_calls: frozenset[str] = _NONE
     is_over: bool = False
     _waits: int = 0
     _is_begun: bool = False
@@ -226,14 +228,15 @@ class AiSdkProjection:
         call_id, output = self._id(data["tool_call_id"]), data["output"]
         self._open_calls = tuple(id_ for id_ in self._open_calls if id_ != data["tool_call_id"])
         call: Chunk = {"toolCallId": call_id}
-        if call_id in self._client_calls:
+        is_by_client = call_id in self._client_calls or data["tool_call_id"] in self.early_calls
+        if is_by_client:
             call |= _BY_CLIENT
         if call_id in self._denied and data["is_error"]:
             yield {"type": "tool-output-denied", "toolCallId": call_id}
         elif data["is_error"]:
             yield {"type": "tool-output-error", **call, "errorText": output}
         else:
-            value = value_of(output) if call_id in self._client_calls else output
+            value = value_of(output) if is_by_client else output
             yield {"type": "tool-output-available", **call, "output": value}
         for file in data.get("files") or ():
             shown = {"tool_call_id": call_id, **file}

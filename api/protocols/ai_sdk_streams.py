@@ -18,7 +18,7 @@ from arkloop.api.streaming import sse
 from arkloop.shared.errors import RunNotFound
 from arkloop.shared.events import event_log
 from arkloop.shared.events.stored_events import StoredEvent
-from arkloop.shared.runs import queries
+from arkloop.shared.runs import pending_calls, queries
 
 HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
 RUN_HEADER, TAIL_HEADER = "x-workflow-run-id", "x-workflow-stream-tail-index"
@@ -50,8 +50,12 @@ def stream(
     skip = int(start or 0)
     if skip < 0 or after:
         hub().heads.get_seen(run_id, actor())
+    if not is_new:
         with connections().reading() as sql:
-            if waits_of(sql, run_id, dialect).count < after:
+            # They may have come with a reply to a wait that this dialect does not count.
+            early = pending_calls.early_ids(sql, [run_id])
+            make = partial(make, early_calls=early.get(run_id, frozenset()))
+            if after and waits_of(sql, run_id, dialect).count < after:
                 raise RunNotFound()
             events = event_log.read_table(sql, run_id, 0) if skip < 0 else []
     if skip < 0:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from redis.exceptions import ReadOnlyError, ResponseError
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, ScalarSelect, func, select, text
 
 from arkloop.shared.events.stored_events import StoredEvent, encode
 from arkloop.shared.events.turns import still_open
@@ -27,6 +27,7 @@ from arkloop.shared.events.types import (
     MessageReset,
     RunResumed,
     RunWaitingForInput,
+    ToolCallRequested,
 )
 from arkloop.shared.outage_log import OutageLog
 from arkloop.shared.storage import keys
@@ -297,6 +298,20 @@ def waits(sql: Connection, run_id: UUID) -> tuple[list[StoredEvent], int]:
     return found, last_seq(sql, run_id)
 
 
+def turn_calls(sql: Connection, run_id: UUID) -> list[dict[str, Any]]:
+    """Return the `data` of the calls of the run's last finished model turn, in order."""
+    rows = sql.scalars(
+        select(run_events.c.payload)
+        .where(
+            run_events.c.run_id == run_id,
+            run_events.c.seq > _last_turn(run_id),
+            run_events.c.type == ToolCallRequested.type,
+        )
+        .order_by(run_events.c.seq)
+    )
+    return [data_of(payload) for payload in rows]
+
+
 def data_of(payload: str) -> dict[str, Any]:
     """Decode the `data` of a stored event."""
     data: dict[str, Any] = json.loads(payload)["data"]
@@ -305,21 +320,25 @@ def data_of(payload: str) -> dict[str, Any]:
 
 def open_events(sql: Connection, run_id: UUID) -> list[StoredEvent]:
     """Return what was streamed since the last finished model turn and is not void, in order."""
-    boundary = (
-        select(func.coalesce(func.max(run_events.c.seq), 0))
-        .where(run_events.c.run_id == run_id, run_events.c.type == MessageCompleted.type)
-        .scalar_subquery()
-    )
     rows = sql.execute(
         select(run_events.c.seq, run_events.c.type, run_events.c.payload)
         .where(
             run_events.c.run_id == run_id,
-            run_events.c.seq > boundary,
+            run_events.c.seq > _last_turn(run_id),
             run_events.c.type.in_((*STREAMED_TYPES, MessageReset.type)),
         )
         .order_by(run_events.c.seq)
     )
     return still_open(StoredEvent(*row) for row in rows)
+
+
+def _last_turn(run_id: UUID) -> ScalarSelect[int]:
+    """Return the number of the event that ended the run's last model turn, 0 without one."""
+    return (
+        select(func.coalesce(func.max(run_events.c.seq), 0))
+        .where(run_events.c.run_id == run_id, run_events.c.type == MessageCompleted.type)
+        .scalar_subquery()
+    )
 
 
 def text_of(streamed: Iterable[StoredEvent]) -> str:

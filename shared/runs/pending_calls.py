@@ -32,7 +32,7 @@ from arkloop.shared.runs import agent_queue
 from arkloop.shared.runs.states import ResultSource, RunState
 from arkloop.shared.runs.transitions import awaiting_runs, queued, waiting_is_over
 from arkloop.shared.storage import signals
-from arkloop.shared.storage.arrays import TextArray, plain_array
+from arkloop.shared.storage.arrays import TextArray, is_among, plain_array
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.notifications import Reached
 from arkloop.shared.storage.tables.events import run_events
@@ -148,6 +148,13 @@ def early(sql: Connection, run_id: UUID, ids: Collection[str]) -> dict[str, tupl
     """Return the results of these calls that came with replies: output and `is_error`, by calls."""
     columns = _EARLY_ID, _EARLY["output"].astext, _EARLY["is_error"].as_boolean()
     return {id_: (output, err) for id_, output, err in sql.execute(_early(run_id, ids, *columns))}
+
+
+def early_ids(sql: Connection, run_ids: Collection[UUID]) -> dict[UUID, frozenset[str]]:
+    """Return the ids of the calls of these runs whose results came with replies."""
+    query = select(inputs.c.run_id, func.array_agg(_EARLY_ID)).select_from(inputs)
+    found = query.where(is_among(inputs.c.run_id, run_ids)).group_by(inputs.c.run_id)
+    return {run_id: frozenset(ids) for run_id, ids in sql.execute(found)}
 
 
 def kept(sql: Connection, thread_id: UUID, run_id: UUID, ids: Collection[str]) -> Collection[str]:

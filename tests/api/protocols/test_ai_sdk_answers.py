@@ -116,6 +116,32 @@ def test_a_question_with_a_key_is_answered_by_its_own_call(
         assert "yes" == sql.scalar(select(inputs.c.content).where(inputs.c.run_id == run_id))
 
 
+def test_outputs_that_come_with_an_answer_are_those_of_client_tools(
+    alice: User, runs: StoredRuns
+) -> None:
+    """The run knows what it has called: parts of a message may have any name."""
+    tool: dict[str, Any] = {"name": "locate", "description": "?", "client": True}
+    tool["parameters"] = {"type": "object"}
+    persona_id = published(alice, key="located", tools=["calculator"], client_tools=[tool])["id"]
+    chat, request_id = ui_chats.new_id(), new_id()
+    claim = runs.held(UUID(run_of(post(alice, message(), chat=chat, persona_id=persona_id))))
+    run_id, called = claim.run_id, [("mine", "locate"), ("yours", "calculator")]
+    runs.write(claim, *(ToolCallRequested(id_, name, {}) for id_, name in called))
+    runs.write(claim, ToolCallRequested(CALL, "ask_user", {"question": "?"}))
+    at_end = replace(claim, last_seq=runs.last_seq(run_id))
+    assert runs.park(at_end, request_id, tool_call_id=CALL)
+
+    calls = [
+        {"toolCallId": f"{run_id.hex}.{id_}", "type": "tool-locate", "output": {"city": "Rome"}}
+        for id_ in ("mine", "yours", "unknown", CALL)
+    ]
+    run_of(post(alice, answer_to(run_id, *calls), chat=chat))
+
+    kept = {"tool_call_id": "mine", "output": '{"city":"Rome"}', "is_error": False}
+    with runs.connections.reading() as sql:
+        assert [kept] == sql.scalar(select(inputs.c.results).where(inputs.c.run_id == run_id))
+
+
 @pytest.mark.parametrize("sent", [(LATE, OPEN), (OPEN,)])
 @pytest.mark.parametrize("is_swept", [True, False])
 def test_a_late_result_is_left_out(
