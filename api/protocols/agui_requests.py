@@ -20,6 +20,7 @@ from pydantic import ValidationError as InvalidModel
 from arkloop.api.http.content import MessageContent, reasons
 from arkloop.api.protocols import call_ids, sent_files
 from arkloop.api.protocols.agui_messages import Message
+from arkloop.api.protocols.empty_texts import without_empty_texts
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.client_data import MAX_VALUE_LENGTH
 from arkloop.shared.errors import InvalidRequest
@@ -130,7 +131,7 @@ class AguiRequest:
         if last is None or last["role"] != "user" or not isinstance(last["content"], list):
             return self
         name = f"messages.{len(self.messages) - 1}.content"
-        sent_files.check_count(name, last["content"])
+        sent_files.check_count(name, without_empty_texts(last["content"]))
         parts = [_stored(f"{name}.{place}", part) for place, part in enumerate(last["content"])]
         return replace(self, messages=[*self.messages[:-1], {**last, "content": parts}])
 
@@ -230,7 +231,8 @@ def text_of(message: Message) -> str | None:
 def _content(name: str, content: Any) -> Content:
     parts = content
     if isinstance(content, list):
-        parts = [_part(f"{name}.{place}", part) for place, part in enumerate(content)]
+        said = without_empty_texts(content)
+        parts = [_part(f"{name}.{place}", part) for place, part in said]
     try:
         read: Content = _CONTENT.deserialize(parts)
         return read

@@ -18,6 +18,7 @@ from arkloop.api.http.json_body import BodyLimits
 from arkloop.api.http.schema import Schema
 from arkloop.api.protocols import sent_files
 from arkloop.api.protocols.ai_sdk_dialects import DEFAULT, Dialect
+from arkloop.api.protocols.empty_texts import without_empty_texts
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.runs.creation import NewMessage
 from arkloop.shared.threads.content import Content
@@ -127,10 +128,11 @@ def content_of(message: Mapping[str, Any]) -> Content:
         InvalidRequest, Forbidden, BodyTooLarge, StorageUnavailable
     """
     parts = [part for part in message["parts"] if part.get("type") != "step-start"]
-    is_text = all(part.get("type") == "text" for part in parts)
+    said = without_empty_texts(parts)
+    is_text = all(part.get("type") == "text" for _, part in said)
     if not is_text:
-        sent_files.check_count("messages", parts)
-    read = [_part(part, f"messages.parts.{number}") for number, part in enumerate(parts)]
+        sent_files.check_count("messages", said)
+    read = [_part(part, f"messages.parts.{number}") for number, part in said]
     given = "\n".join(part["text"] for part in read) if is_text else read
     try:
         content: Content = _CONTENT.deserialize(given)

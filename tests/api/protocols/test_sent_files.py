@@ -38,6 +38,8 @@ BODIES: dict[str, Any] = {
     },
 }
 
+WITH_EMPTY_TEXTS = ["/v1/agui", "/v1/ui/chat"]
+
 
 def expiring(connections: Connections, alice: User) -> list[bool]:
     """Return of each file of the org whose bytes are stored whether it will expire."""
@@ -113,6 +115,26 @@ def test_files_of_a_message_with_too_many_parts_are_not_stored(
     assert 400 <= refused.status_code < 500
     assert "must have 1 to 20 parts" in refused.text
     assert [] == expiring(connections, alice)
+
+
+@pytest.mark.parametrize("path", WITH_EMPTY_TEXTS)
+def test_a_file_needs_no_words(alice: User, path: str) -> None:
+    """Clients put an empty text beside it, also behind as many parts as a message may have."""
+    body = deepcopy(BODIES[path])
+    [message] = body["input" if path == "/v1/responses" else "messages"]
+    name = "parts" if path == "/v1/ui/chat" else "content"
+    empty = {"type": "input_text" if path == "/v1/responses" else "text", "text": ""}
+
+    message[name] = [empty]
+    assert 400 <= alice.post(path, body).status_code < 500
+
+    message[name] = [empty, *20 * [PARTS[path]], empty]
+    made = alice.post(path, body, buffered=False)
+    made.close()
+    assert 200 == made.status_code, made.text
+    [thread] = alice.get("/v1/threads").json or []
+    [said] = alice.get(f"/v1/threads/{thread['id']}/messages").json or []
+    assert 20 * ["file"] == [part["type"] for part in said["content"]]
 
 
 def test_a_message_of_texts_alone_may_have_many(alice: User) -> None:
