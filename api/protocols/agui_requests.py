@@ -245,7 +245,7 @@ def _stored(name: str, part: Any) -> Any:
         case {"type": "image" | "document", "source": {"type": "data", "value": str(data)}}:
             about = part.get("metadata")
             file_name = about.get("filename") if isinstance(about, dict) else None
-            file_id = sent_files.stored(name, data, file_name)
+            file_id = sent_files.stored(name, data, file_name, is_image=part["type"] == "image")
             return {"type": part["type"], "source": {"type": "file", "value": str(file_id)}}
     return part
 

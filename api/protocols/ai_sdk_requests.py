@@ -157,6 +157,6 @@ def _part(part: Mapping[str, Any], name: str) -> dict[str, Any]:
                 return {"type": kind, "file_id": stored}
             if not url.startswith("data:"):
                 return {"type": kind, "url": url}
-            file_id = sent_files.stored(name, url, part.get("filename"))
+            file_id = sent_files.stored(name, url, part.get("filename"), is_image=kind == "image")
             return {"type": kind, "file_id": str(file_id)}
     raise InvalidRequest(**{name: ["must be a text part or a file part with a URL"]})

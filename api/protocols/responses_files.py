@@ -230,7 +230,8 @@ def _stored(name: str, part: Any, known: dict[Data, UUID]) -> Any:
     if (found := _data(part)) is None:
         return part
     if found not in known:
-        known[found] = sent_files.stored(name, *found)
+        is_image = part["type"] == "input_image"
+        known[found] = sent_files.stored(name, *found, is_image=is_image)
     return {"type": part["type"], "file_id": str(known[found])}
 
 

@@ -20,7 +20,7 @@ from arkloop.shared.errors import (
     StorageUnavailable,
     Unavailable,
 )
-from arkloop.shared.files import files, incoming
+from arkloop.shared.files import files, incoming, media_types
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.threads.content import Part
 
@@ -53,11 +53,11 @@ def check_count(field: str, parts: Sequence[Any]) -> None:
         raise InvalidRequest(**{field: [f"must have 1 to {MAX_PARTS} parts"]})
 
 
-def stored(field: str, data: str, name: Any = None) -> UUID:
+def stored(field: str, data: str, name: Any = None, *, is_image: bool) -> UUID:
     """Store what a client has sent as a `data:` URL or in base64; returns the file's id.
 
     It expires unless `mark_used` keeps it: call this within `kept_if_used`. `field` is the place in
-    the request, and `name` the file's, if the client gives one.
+    the request, and `name` the file's, if the client gives one. `is_image` is what its part says.
 
     Raises:
         InvalidRequest, Forbidden, BodyTooLarge, StorageUnavailable
@@ -68,6 +68,11 @@ def stored(field: str, data: str, name: Any = None) -> UUID:
     if not _NAME.fullmatch(shown) or not shown.isprintable():
         raise InvalidRequest(**{field: ["`filename` must be 1 to 200 characters, without slashes"]})
     content, who = _decoded(field, data), actor()
+    media_type = media_types.of_head(content[: media_types.HEAD_BYTES])
+    if is_image and media_type not in media_types.IMAGES:
+        raise InvalidRequest(**{field: ["must be a PNG, JPEG, GIF or WebP image"]})
+    if not is_image and media_type in media_types.IMAGES:
+        raise InvalidRequest(**{field: [f"is {media_type}: its part must be an image"]})
     with connections().transaction() as tx:
         file_id = files.create(
             tx, org_id=who.org_id, user_id=who.user_id, end_user_id=who.end_user_id, name=shown

@@ -1,5 +1,6 @@
 """Requests with files in their messages, and with more than a body may have."""
 
+from base64 import b64encode
 from copy import deepcopy
 from typing import Any
 
@@ -10,6 +11,7 @@ from arkloop.api.protocols import sent_files
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.files import files
 from tests.clients import User
+from tests.contents import png
 
 URL = "data:text/plain;base64,SGVsbG8="
 #: A request of each protocol whose message has a file in it.
@@ -135,6 +137,55 @@ def test_a_file_needs_no_words(alice: User, path: str) -> None:
     [thread] = alice.get("/v1/threads").json or []
     [said] = alice.get(f"/v1/threads/{thread['id']}/messages").json or []
     assert 20 * ["file"] == [part["type"] for part in said["content"]]
+
+
+SVG = b64encode(b'<svg xmlns="http://www.w3.org/2000/svg"/>').decode()
+#: An image that no model takes, and an image in a part for another file, with the place of each.
+MISMATCHED: list[tuple[str, str, Any]] = [
+    (
+        "/v1/responses",
+        "input[0].content[1]",
+        {"type": "input_image", "image_url": f"data:image/svg+xml;base64,{SVG}"},
+    ),
+    (
+        "/v1/responses",
+        "input[0].content[1]",
+        {"type": "input_file", "filename": "a.png", "file_data": b64encode(png()).decode()},
+    ),
+    (
+        "/v1/agui",
+        "messages.0.content.1",
+        {"type": "image", "source": {"type": "data", "value": SVG, "mimeType": "image/svg+xml"}},
+    ),
+    (
+        "/v1/ui/chat",
+        "messages.parts.1",
+        {
+            "type": "file",
+            "mediaType": "image/svg+xml",
+            "url": f"data:image/svg+xml;base64,{SVG}",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "place", "part"), MISMATCHED)
+def test_data_of_another_kind_than_its_part_is_refused_by_its_place(
+    alice: User, connections: Connections, path: str, place: str, part: Any
+) -> None:
+    """The client has sent no `file_id`, and nothing is stored."""
+    body = deepcopy(BODIES[path])
+    [message] = body["input" if path == "/v1/responses" else "messages"]
+    text_type = "input_text" if path == "/v1/responses" else "text"
+    said = [{"type": text_type, "text": "Look:"}, part]
+    message["parts" if path == "/v1/ui/chat" else "content"] = said
+
+    refused = alice.post(path, body)
+
+    assert 400 <= refused.status_code < 500
+    assert place in refused.text
+    assert "file_id" not in refused.text
+    assert [] == expiring(connections, alice)
 
 
 def test_a_message_of_texts_alone_may_have_many(alice: User) -> None:
