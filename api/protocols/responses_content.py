@@ -5,7 +5,8 @@ from typing import Any
 
 from marshmallow import ValidationError
 
-from arkloop.api.http.content import MAX_PARTS, MessageContent, reasons
+from arkloop.api.http.content import MAX_PARTS, MAX_URL_CHARACTERS, MessageContent, reasons
+from arkloop.api.protocols.empty_texts import without_empty_texts
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.threads.content import Content, Part
 
@@ -37,9 +38,15 @@ def _noted(part: Any) -> Any:
         case {"type": "input_image" | "input_file"}:
             kind = part["type"].removeprefix("input_")
             names = (part.get(field) for field in ("file_id", "image_url", "file_url", "filename"))
-            shown = (name for name in names if isinstance(name, str) and name[:5] != "data:")
+            shown = (name for name in names if is_name(name))
             return {"type": "text", "text": f"[{kind}: {next(shown, 'without a name')}]"}
     return part
+
+
+def is_name(value: Any) -> bool:
+    """Return whether a value may be the name in a note: it is short, and no data."""
+    is_short = isinstance(value, str) and len(value) <= MAX_URL_CHARACTERS
+    return is_short and value[:5] != "data:"
 
 
 def _text_part(part: Any) -> str | None:
@@ -59,7 +66,8 @@ def message_content(name: str, content: Any) -> Content:
     """
     given, pieces = content, [content]
     if isinstance(content, list):
-        given = [_part(f"{name}[{place}]", part) for place, part in enumerate(content)]
+        said = without_empty_texts(content, "input_text")
+        given = [_part(f"{name}[{place}]", part) for place, part in said]
         places = range(0, max(len(given), 1), MAX_PARTS)
         pieces = [given[place : place + MAX_PARTS] for place in places]
     try:
@@ -68,6 +76,32 @@ def message_content(name: str, content: Any) -> Content:
     except ValidationError as error:
         raise InvalidRequest(**{name: reasons(error)}) from None
     return Content.of(given)
+
+
+def earlier_content(name: str, content: Any) -> Content | None:
+    """Read the content of a message in front of the last one, None if it is empty.
+
+    Such a message was refused as the last one, perhaps for a part, which has a note in its place.
+
+    Raises: InvalidRequest
+    """
+    if isinstance(content, list):
+        said = (part for _, part in without_empty_texts(content, "input_text"))
+        content = [_accepted(part) for part in said]
+    return None if content in (None, "", []) else message_content(name, content)
+
+
+def _accepted(part: Any) -> Any:
+    """Return a part that a message may have, with a note in place of one that is refused."""
+    match part:
+        case {"type": "input_image" | "input_file"}:
+            try:
+                _CONTENT.deserialize([_part("", part)])
+            except (InvalidRequest, ValidationError):
+                return {**_noted(part), "type": "input_text"}
+        case {"type": str(kind)} if kind != "input_text" and is_name(kind):
+            return {"type": "input_text", "text": _text_part(part) or f"[{kind}]"}
+    return part
 
 
 def _part(name: str, part: Any) -> Mapping[str, Any]:

@@ -15,6 +15,8 @@ from sqlalchemy import Connection, Row
 from arkloop.api.http.content import MAX_PARTS
 from arkloop.api.http.current import actor, connections
 from arkloop.api.protocols import responses_input, responses_runs, sent_files
+from arkloop.api.protocols.empty_texts import without_empty_texts
+from arkloop.api.protocols.responses_content import is_name
 from arkloop.api.protocols.responses_ids import ItemId
 from arkloop.api.protocols.responses_input import MAX_ITEMS
 from arkloop.shared.errors import (
@@ -26,7 +28,7 @@ from arkloop.shared.errors import (
 )
 from arkloop.shared.ids import parse_id
 from arkloop.shared.runs import queries
-from arkloop.shared.threads.content import Part, acceptable, described, own_content
+from arkloop.shared.threads.content import Part, acceptable, own_content
 
 #: The newest messages of a request among which those of its thread are looked for.
 _MOST_COMPARED = 1_000
@@ -55,7 +57,8 @@ def with_stored_files(value: Any) -> Any:
     if not new:
         return items
     last, *earlier = new
-    sent_files.check_count(f"input[{last}].content", _parts(items[last]))
+    said = without_empty_texts(_parts(items[last]), "input_text")
+    sent_files.check_count(f"input[{last}].content", said)
     if follows is not None and any(_is_file(part) for at in earlier for part in _parts(items[at])):
         behind = _behind_known(items, earlier, follows)
         for place in earlier[behind:]:
@@ -165,7 +168,8 @@ def _compared(content: Any) -> list[Part]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     parts: list[Part] = []
-    for part in content if isinstance(content, list) else []:
+    said = without_empty_texts(content if isinstance(content, list) else [], "input_text")
+    for _, part in said:
         if (data := _data(part)) is not None:
             kind = part["type"].removeprefix("input_")
             parts.append({"type": kind, "sha256": sent_files.digest(data[0])})
@@ -238,10 +242,12 @@ def _stored(name: str, part: Any, known: dict[Data, UUID]) -> Any:
 def _noted(part: Any) -> Any:
     """Return a text in place of a part with a file."""
     if (found := _data(part)) is None:
-        return {"type": "input_text", "text": described([_as_stored(part)])}
-    kind, (_, file_name) = part["type"].removeprefix("input_"), found
-    note = kind if file_name is None else f"{kind}: {file_name}"
-    return {"type": "input_text", "text": f"[{note}]"}
+        stored = _as_stored(part)
+        name = stored.get("file_id") or stored.get("url")
+    else:
+        _, name = found
+    kind = part["type"].removeprefix("input_")
+    return {"type": "input_text", "text": f"[{kind}: {name}]" if is_name(name) else f"[{kind}]"}
 
 
 def _is_file(part: Any) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from arkloop.api.protocols import responses_ids
 from arkloop.api.protocols.responses_content import (
+    earlier_content,
     line_of,
     message_content,
     text_of,
@@ -224,6 +225,7 @@ def _new(
     approval: Approval | None = None
     approval_before: Approval | None = None
     follows_reply = False
+    last = max((place for place, item in enumerate(items) if item.get("role") == "user"), default=0)
     for place, item in enumerate(items):
         name = f"input[{place}]"
         kind, role = item.get("type", "message"), item.get("role")
@@ -232,6 +234,10 @@ def _new(
         elif place < first or (kind == "function_call" and _is_one_of(item, own_calls)):
             continue
         elif kind == "message" and role == "user":
+            read_content = message_content if place == last else earlier_content
+            said = read_content(f"{name}.content", item.get("content"))
+            if said is None:
+                continue
             if message is not None:
                 files = [part for part in message.parts or () if part["type"] != "text"]
                 if len(files) == len(message.parts or (None,)):
@@ -243,7 +249,7 @@ def _new(
                 before = {} if approval is not None else results
                 approval_before = approval
                 results, approval, follows_reply = {}, None, True
-            message = message_content(f"{name}.content", item.get("content"))
+            message = said
         elif kind == "function_call_output" and earlier.add_output(name, item):
             continue
         elif kind == "function_call_output":
@@ -268,8 +274,8 @@ def _new(
             elif kind in _ANSWERS:
                 earlier.add_request(name, item)
             else:
-                said = line_of(f"{name}.content", item.get("content"))
-                earlier.lines.append(f"Assistant: {said}")
+                text = line_of(f"{name}.content", item.get("content"))
+                earlier.lines.append(f"Assistant: {text}")
         elif continues is None and kind in _UNSAID:
             continue
         elif (kind == "message" and role == "assistant") or kind in _OUTPUT:

@@ -40,8 +40,6 @@ BODIES: dict[str, Any] = {
     },
 }
 
-WITH_EMPTY_TEXTS = ["/v1/agui", "/v1/ui/chat"]
-
 
 def expiring(connections: Connections, alice: User) -> list[bool]:
     """Return of each file of the org whose bytes are stored whether it will expire."""
@@ -119,7 +117,7 @@ def test_files_of_a_message_with_too_many_parts_are_not_stored(
     assert [] == expiring(connections, alice)
 
 
-@pytest.mark.parametrize("path", WITH_EMPTY_TEXTS)
+@pytest.mark.parametrize("path", BODIES)
 def test_a_file_needs_no_words(alice: User, path: str) -> None:
     """Clients put an empty text beside it, also behind as many parts as a message may have."""
     body = deepcopy(BODIES[path])
