@@ -1,14 +1,15 @@
 // A chat of the AI SDK without React: the package's own AbstractChat and transports.
 //
-// node chat.mjs <node_modules> '{"ai": "ai7", "url", "token", "chat", "transport"?, "version"?, "body"?, "automatic"?, "steers"?, "direct"?, "patience"?, "delay"?}'
+// node chat.mjs <node_modules> '{"ai": "ai7", "url", "token", "chat", "transport"?, "version"?, "body"?, "automatic"?, "steers"?, "direct"?, "patience"?, "delay"?, "tools"?}'
 //
+// With `tools`, their outputs or errors by name, calls are executed as the guide says.
 // With `direct`, messages are loaded from there; messages are on their way for `delay` milliseconds. One that `steers` resumes as the guide says.
 // Each line of the standard input is a command, {"do": …}; each line of the output says how the chat is after it:
-// {messages, status, error, finished, posts}.
+// {messages, status, error, finished, posts, executions}.
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
-import { answerResumer, automatic, impatientFetch, recoverBy, seen, stopBy, workflowTransport } from "./guide.mjs";
+import { answerResumer, automatic, executorOf, impatientFetch, recoverBy, seen, stopBy, workflowTransport } from "./guide.mjs";
 
 const [modules, setup] = process.argv.slice(2);
 const given = JSON.parse(setup);
@@ -74,15 +75,28 @@ const sendAutomaticallyWhen = given.automatic
   : undefined;
 
 let posts = 0;
+let executions = 0;
 const finished = [];
 const toolCalls = [];
 const data = [];
+const tools = Object.entries(given.tools ?? {}).map(([name, { output, error }]) => [
+  name,
+  async () => {
+    executions += 1;
+    if (error) throw error;
+    return output;
+  },
+]);
+const { execute, mount } = executorOf(Object.fromEntries(tools));
 const chat = new Chat({
   id: given.chat,
   state: new State(),
   transport: given.transport === "workflow" ? await transportOfWorkflow() : defaultTransport(),
   sendAutomaticallyWhen,
-  onToolCall: ({ toolCall }) => void toolCalls.push(toolCall),
+  onToolCall: ({ toolCall }) => {
+    toolCalls.push(toolCall);
+    void execute(toolCall, chat.addToolOutput);
+  },
   onData: (part) => void data.push(part.type),
   onFinish: ({ message, ...how }) => void finished.push({ id: message.id, ...how, messages: undefined }),
 });
@@ -133,6 +147,18 @@ const commands = {
   },
   approve: (answer) => chat.addToolApprovalResponse(answer),
   output: (answer) => chat.addToolOutput(answer),
+  // As React does it, which executes effects twice in development.
+  mount: async ({ strictly }) => {
+    const useEffect = (effect) => {
+      if (strictly) effect()?.();
+      effect();
+    };
+    const resumed = [];
+    const resumeStream = () => resumed[resumed.push(chat.resumeStream()) - 1];
+    mount(given.chat, () => Object.assign(Object.create(chat), { resumeStream }), useEffect);
+    await Promise.all(resumed);
+    await settled();
+  },
   submit: () => chat.sendMessage(),
   // Does not wait for the answer either.
   submitting: () => void chat.sendMessage().catch(() => {}),
@@ -176,5 +202,5 @@ for await (const line of createInterface({ input: process.stdin })) {
     failure = String(error);
   }
   const { messages, status, error } = chat;
-  console.log(JSON.stringify({ messages, status, error: failure ?? error?.message, finished, toolCalls, data, posts, log }));
+  console.log(JSON.stringify({ messages, status, error: failure ?? error?.message, finished, toolCalls, data, posts, executions, log }));
 }

@@ -51,6 +51,17 @@ export function stopBy(names) {
   return new Function(...Object.keys(names), code)(...Object.values(names));
 }
 
+// Returns the guide's functions that execute the calls of tools, which are those of the page, and one that mounts the page with a chat.
+export function executorOf(tools) {
+  const code = `${blockWith("function executeOpen(").replace(/^const tools = .*$/m, "")}
+    function mount(id, useChat, useEffect) {
+      let initial, transport, sendAutomaticallyWhen;
+      ${blockWith("= useChat({\n  id, messages: initial")}
+    }
+    return { execute, mount };`;
+  return new Function("tools", "isOpen", "shown", code)(tools, ofReload.isOpen, []);
+}
+
 // Returns the guide's `resumeAnswer`.
 export function answerResumer() {
   return new Function(`${blockWith("function resumeAnswer(")}; return resumeAnswer;`)();
