@@ -117,8 +117,10 @@ def _was_asked(
 def ask(server: Server, url: str, replies: Replies | None) -> InputRequired:
     """Return the request that ends a call until somebody has visited the page.
 
-    The call is then made again with the `replies` that it had so far.
+    The call is then made again with the `replies` that it had so far. One that they were to
+    continue stays held meanwhile.
     """
+    held = None if replies is None else replies.held
     asked = {
         "key": KEY,
         "kind": AUTHORIZATION,
@@ -126,7 +128,7 @@ def ask(server: Server, url: str, replies: Replies | None) -> InputRequired:
         "url": url,
         "is_shared": True,
     }
-    return InputRequired([asked], json.dumps(None if replies is None else asdict(replies)))
+    return InputRequired([asked], json.dumps(None if replies is None else asdict(replies)), held)
 
 
 def replies_before(replies: Replies | None) -> Replies | None:

@@ -242,9 +242,10 @@ def test_a_scope_that_is_not_granted_fails_the_call(
 def test_a_call_gets_back_the_replies_that_it_had_before(server: Server) -> None:
     """The server has asked, too, before it required access; its own state comes back."""
     earlier = Replies({"seats": {"action": "accept", "content": {"seats": 3}}}, "the server's")
-    for before in (None, earlier):
+    for before in (None, earlier, replace(earlier, held="call")):
         asked = ask(server, "https://login/1", before)
-        assert before == replies_before(Replies({KEY: ACCEPT}, asked.state))
+        assert asked.held == (before and before.held)
+        assert before == replies_before(Replies({KEY: ACCEPT}, asked.state, asked.held))
     assert earlier == replies_before(earlier)
     with pytest.raises(ToolFailed, match="not authorized"):
         replies_before(Replies({KEY: DECLINE}, "null"))
