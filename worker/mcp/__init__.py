@@ -16,6 +16,8 @@ from typing import Any
 CALL_META = "arkloop/call"
 #: That of its trace context, and the HTTP header: MCP reserves the name without a prefix.
 TRACEPARENT = "traceparent"
+#: Added to the failure of a call that a server may have read before it was lost.
+MAY_BE_DONE = " The call may have taken effect."
 
 
 class McpFailed(Exception):

@@ -94,7 +94,7 @@ def with_access(
             with connections.transaction() as tx:
                 url = mcp_access.request(tx, server.org_id, server.config_id, owner, run_id, made)
         except mcp_access.ServerChanged:
-            raise McpFailed("Not called: the server was deleted or changed meanwhile.") from None
+            raise McpFailed("Not called: The server was deleted or changed meanwhile.") from None
         if url is not None:
             raise AuthorizationRequired({"url": url})
         # Two runs that opened one session together got the same request: this one makes another.

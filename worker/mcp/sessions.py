@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from arkloop.shared.security import egress
 from arkloop.shared.security.program_user import ProgramUser
 from arkloop.worker.mcp import (
+    MAY_BE_DONE,
     McpFailed,
     SessionLost,
     ToolChanged,
@@ -53,8 +54,6 @@ MAX_CALLS = 128
 
 SESSION_LOST = "The server lost the session."
 REPLY_LOST = "The reply to what the server had asked could not be delivered."
-#: Added to the failure of a call that a server may have read before it was lost.
-MAY_BE_DONE = " The call may have taken effect."
 
 _Answer: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult

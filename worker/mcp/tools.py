@@ -24,6 +24,7 @@ from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.messages import ToolSpec
 from arkloop.worker.mcp import (
     CALL_META,
+    MAY_BE_DONE,
     TRACEPARENT,
     AuthorizationRequired,
     McpFailed,
@@ -162,6 +163,21 @@ def _caller(
     connections: Connections, client: McpClient, listed: Server, tool: str, pinned: str
 ) -> Callable[[ToolContext, CallInfo, Mapping[str, Any]], str | ToolOutput]:
     def call(
+        context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]
+    ) -> str | ToolOutput:
+        held = None if info.replies is None else info.replies.held
+        was_here = held in client.held.runs
+        try:
+            return make(context, info, arguments)
+        except (ToolFailed, Unavailable) as failed:
+            if held is None or (was_here and held not in client.held.runs):
+                raise  # it was not held, or was continued
+            # Its reply needed access, or the database: the server waits in vain, if it still does.
+            client.held.release([held])
+            reason = str(failed).removeprefix("Not called: ").removesuffix(MAY_BE_DONE)
+            raise ToolFailed(f"{reason}{MAY_BE_DONE}") from None
+
+    def make(
         context: ToolContext, info: CallInfo, arguments: Mapping[str, Any]
     ) -> str | ToolOutput:
         replies = access.replies_before(info.replies)

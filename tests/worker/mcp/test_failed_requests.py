@@ -14,10 +14,10 @@ import pytest
 
 from arkloop.shared.security import egress
 from arkloop.shared.security.egress import Policy
-from arkloop.worker.mcp import McpFailed, failed_requests, sessions
+from arkloop.worker.mcp import MAY_BE_DONE, McpFailed, failed_requests, sessions
 from arkloop.worker.mcp.open_calls import OpenCall
 from arkloop.worker.mcp.results import text_of
-from arkloop.worker.mcp.sessions import MAY_BE_DONE, Rules, Session
+from arkloop.worker.mcp.sessions import Rules, Session
 from tests.worker.mcp.lying_mcp_server import Lying, lying
 from tests.worker.mcp.sdk_server import server_at
 

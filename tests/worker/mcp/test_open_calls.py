@@ -16,10 +16,10 @@ from arkloop.shared.ids import new_id
 from arkloop.worker.contract.input_requests import InputRequired, Replies
 from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.mcp import McpFailed, failed_requests
+from arkloop.worker.mcp import MAY_BE_DONE, McpFailed, failed_requests
 from arkloop.worker.mcp.client import McpClient
 from arkloop.worker.mcp.open_calls import OpenCall
-from arkloop.worker.mcp.sessions import MAY_BE_DONE, REPLY_LOST
+from arkloop.worker.mcp.sessions import REPLY_LOST
 from tests.waiting import eventually, in_parallel
 from tests.worker.mcp.lying_mcp_server import Lying, lying
 from tests.worker.mcp.odd_server import Odd

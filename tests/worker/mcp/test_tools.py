@@ -18,13 +18,16 @@ from arkloop.shared.catalog import mcp_configs
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.cpu_slices import cpu_slice
-from arkloop.worker.mcp import discovery
+from arkloop.worker.contract.input_requests import InputRequired, Replies
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.mcp import MAY_BE_DONE, access, discovery
 from arkloop.worker.mcp.client import McpClient
 from arkloop.worker.mcp.descriptions import describe
 from arkloop.worker.mcp.tools import MAX_TOOLS, McpTools, model_names
 from arkloop.worker.tools import ToolFailed
 from tests.clients import User
-from tests.worker.mcp.offered_tools import Named, call, says
+from tests.waiting import eventually
+from tests.worker.mcp.offered_tools import INFO, Named, call, says
 
 pytestmark = pytest.mark.processes
 
@@ -67,6 +70,28 @@ def test_a_failing_tool_tells_the_model(offered: Callable[..., McpTools], named:
 
     with pytest.raises(ToolFailed, match="I would rather not"):
         call(offered("odd").tools["refuse"])
+
+
+def test_a_held_call_that_is_not_continued_ends(
+    offered: Callable[..., McpTools], named: Named, client: McpClient, tmp_path: Path
+) -> None:
+    """The access that its reply needed was not authorized: the server need not wait, while the
+    run may ask again.
+    """
+    named("odd")
+    tool = offered("odd").tools["ask"]
+    with pytest.raises(InputRequired) as asked:
+        call(tool, n=1)
+    held = asked.value.held
+    assert held in client.held.runs
+
+    refused = Replies({access.KEY: {"action": "cancel"}}, "null", held)
+    with pytest.raises(ToolFailed, match=f"has not authorized access.*{MAY_BE_DONE}"):
+        tool(StopSignal(), replace(INFO, replies=refused), {"n": 1})
+
+    assert held not in client.held.runs
+    log = tmp_path / "odd" / "log"
+    eventually(lambda: "notifications/cancelled" in log.read_text())
 
 
 def test_a_tool_that_changes_or_appears_later_needs_approval(

@@ -1,0 +1,88 @@
+"""Calls that a server holds, and that are not continued."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from arkloop.shared.catalog import mcp_configs
+from arkloop.shared.config import Settings
+from arkloop.shared.ids import new_id
+from arkloop.shared.storage.connections import Connections, connect
+from arkloop.worker.contract.input_requests import InputRequired, Replies
+from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.mcp import MAY_BE_DONE, access
+from arkloop.worker.mcp.client import McpClient
+from arkloop.worker.mcp.discovery import server_of
+from arkloop.worker.mcp.server import Server
+from arkloop.worker.mcp.tools import McpTools, _caller
+from arkloop.worker.tools import ToolFailed
+from tests.clients import User
+from tests.mcp_configs import oauth_config
+from tests.worker.mcp.offered_tools import INFO, Named, call
+
+REPLY = {"seats": {"action": "accept", "content": {"seats": 3}}}
+
+
+@pytest.fixture(scope="module")
+def settings(settings: Settings) -> Settings:
+    return replace(settings, mcp_stdio=True, public_url="https://runs.example.com")
+
+
+@pytest.fixture
+def server(connections: Connections, alice: User) -> Server:
+    """A server of Alice's org that requires OAuth."""
+    config_id = oauth_config(connections, alice.org_id)
+    with connections.reading() as sql:
+        row = mcp_configs.of_id(sql, config_id)
+    assert row is not None
+    return server_of(connections.settings, row)
+
+
+def failure(
+    connections: Connections,
+    client: McpClient,
+    server: Server,
+    replies: Replies,
+) -> str:
+    function = _caller(connections, client, server, "ask", "pinned")
+    info = replace(INFO, run_id=str(new_id()), end_user_id="a", replies=replies)
+    with pytest.raises(ToolFailed) as failed:
+        function(StopSignal(), info, {})
+    return str(failed.value)
+
+
+def test_a_call_of_another_process_may_have_taken_effect(
+    connections: Connections, server: Server
+) -> None:
+    """That process has ended with the call, and the access for its reply is refused."""
+    refused = Replies({access.KEY: {"action": "cancel"}}, "null", "of another process")
+
+    read = failure(connections, McpClient(), server, refused)
+
+    assert f"The user has not authorized access to the server.{MAY_BE_DONE}" == read
+
+
+@pytest.mark.processes
+def test_a_held_call_ends_in_an_outage_of_the_database(
+    offered: Callable[..., McpTools],
+    named: Named,
+    client: McpClient,
+    settings: Settings,
+    server: Server,
+) -> None:
+    """The access that its reply needs cannot be read."""
+    named("odd")
+    with pytest.raises(InputRequired) as asked:
+        call(offered("odd").tools["ask"], n=1)
+    held = asked.value.held
+    assert held in client.held.runs
+    url = "postgresql://nobody@127.0.0.1:1/nothing"
+    gone = connect(replace(settings, database_url=url), application="test")
+    try:
+        read = failure(gone, client, server, Replies(REPLY, "null", held))
+    finally:
+        gone.close()
+
+    assert read.startswith("The database is unavailable") and read.endswith(MAY_BE_DONE)
+    assert held not in client.held.runs
