@@ -1,10 +1,12 @@
-"""Tokens for an MCP server that expire while one of its calls is held."""
+"""Tokens for an MCP server that expire while a call is held, or are refreshed as a worker ends."""
 
 import json
 import secrets
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -39,6 +41,8 @@ class Tokens:
     issued: list[str] = field(default_factory=list)
     #: What the server has received.
     methods: list[str | None] = field(default_factory=list)
+    #: Called before the response to a request for the list of tools.
+    on_list: Callable[[], object] = lambda: None
 
     def take(self, handler: Lying) -> None:
         body = handler.rfile.read(int(handler.headers["Content-Length"])).decode()
@@ -48,6 +52,8 @@ class Tokens:
         handler.message = json.loads(body)
         self.methods.append(handler.message.get("method"))
         if (handler.headers["Authorization"] or "").removeprefix("Bearer ") in self.issued:
+            if self.methods[-1] == "tools/list":
+                self.on_list()
             handler.respond(handler.message)
         else:
             handler.send(401, b"")
@@ -163,3 +169,62 @@ def test_a_call_stays_held_until_its_page_was_visited(system: System, is_authori
         else:
             assert "The user has not authorized access" in read["output"]
             eventually(lambda: "notifications/cancelled" in there.tokens.methods)
+
+
+def test_a_token_that_is_refreshed_outlasts_its_worker(system: System) -> None:
+    """During a deploy the authorization server responds after the run was handed over, to which the
+    token before is a spent one: nobody is asked for access again.
+    """
+    refreshing, answered = threading.Event(), threading.Event()
+
+    def refresh() -> bool:
+        refreshing.set()
+        return answered.wait(60)
+
+    with vault(system, refresh) as there, ThreadPoolExecutor(1) as thread:
+        run_id = there.run()
+        visit(there.owner, there.asked(run_id, "authorization")["url"], code="c")
+        there.asked(run_id, "form")
+        there.expire()
+        run_id = there.run()
+        assert refreshing.wait(60)
+        stopped = thread.submit(system.worker.stop)
+        try:
+            there.owner.until(run_id, "phase", "queued")
+            with pytest.raises(TimeoutError):
+                stopped.result(2.0)
+            answered.set()
+            stopped.result(60)
+            assert there.tokens.issued[-1] == there.grant()["tokens"]["refresh_token"]
+        finally:
+            answered.set()
+            stopped.result(60)
+            system.worker.start()
+        there.asked(there.run(), "form")
+
+
+def test_access_that_a_worker_gets_as_it_ends_is_for_all_runs(system: System) -> None:
+    """A deploy comes between the use of a code and the list of tools: another run, which waits for
+    the same access, makes its call in the next worker.
+    """
+    listing, listed = threading.Event(), threading.Event()
+
+    def list_slowly() -> None:
+        listing.set()
+        listed.wait(60)
+
+    with vault(system, lambda: True) as there, ThreadPoolExecutor(1) as thread:
+        one, other = there.run(), there.run()
+        page = there.asked(one, "authorization")
+        there.asked(other, "authorization")
+        there.tokens.on_list = list_slowly
+        visit(there.owner, page["url"], code="c")
+        assert listing.wait(60)
+        stopped = thread.submit(system.worker.stop)
+        try:
+            there.owner.until(one, "phase", "queued")
+        finally:
+            listed.set()
+            stopped.result(60)
+            system.worker.start()
+        there.asked(other, "form")

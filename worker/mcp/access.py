@@ -190,6 +190,12 @@ def _current(
                     # The one of the code was refused, and may still be the one that is stored.
                     access.client = {**made, "is_replacement": True}
                 return access
+            except McpFailed as failed:
+                if exchange.grant is None:
+                    raise
+                if isinstance(failed, Cancelled):
+                    _resume_others(connections, server, owner)  # the code cannot be used again
+                    raise
             access.grant = exchange.grant
             _resume_others(connections, server, owner)
     return access

@@ -19,7 +19,7 @@ from arkloop.worker.contract.input_requests import InputRequired, Replies
 from arkloop.worker.mcp import AuthorizationRequired, Cancelled, McpFailed, ToolChanged
 from arkloop.worker.mcp.descriptions import Description
 from arkloop.worker.mcp.held_calls import HeldCalls
-from arkloop.worker.mcp.org_sidecar import Forker, OrgSidecar, Pending
+from arkloop.worker.mcp.org_sidecar import CANCEL_SECONDS, Forker, OrgSidecar, Pending
 from arkloop.worker.mcp.server import Server
 
 CALL_SECONDS = 60.0
@@ -36,6 +36,7 @@ _LOOK_SECONDS = 10.0
 #: A sidecar that lived for less than this is restarted only after a pause, which doubles.
 SHORT_LIFE_SECONDS = 10.0
 MAX_PAUSE_SECONDS = 30.0
+_SHUTTING_DOWN = "The worker is shutting down."
 
 
 class ChangedTools(ToolChanged):
@@ -98,6 +99,10 @@ class McpClient:
         self._max_orgs = max_orgs
         self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
+        #: Requests with access, until what they have led to is stored.
+        self._with_access: set[Pending] = set()
+        self._settled = threading.Condition(self._lock)
+        self._is_settling = False
         self.held = HeldCalls()
         self._forker: Forker | None = None
         self._sidecars: dict[UUID, OrgSidecar] = {}
@@ -170,10 +175,25 @@ class McpClient:
         text: str = answer["text"]
         return ToolOutput(text, answer["images"]) if answer["images"] else text
 
+    def settle(self) -> None:
+        """Cancel requests with access; return once the tokens on their way to them are stored.
+
+        They are not waited for beyond `CANCEL_SECONDS`: later ones are lost. Further requests with
+        access are refused, as they would send a token that is spent.
+        """
+        with self._settled:
+            self._is_settling = True
+            for pending in self._with_access:
+                if not pending.done.is_set():
+                    pending.resolve({"failed": _SHUTTING_DOWN, "kind": "cancelled"})
+            self._settled.wait_for(lambda: not self._with_access, CANCEL_SECONDS)
+
     def close(self) -> None:
         """End all sidecars; what is being asked fails, and so does all that is asked later."""
         with self._lock:
             self._closed.set()
+        self.settle()
+        with self._lock:
             sidecars, self._sidecars = list(self._sidecars.values()), {}
             forker, self._forker = self._forker, None
         for sidecar in sidecars:
@@ -213,21 +233,35 @@ class McpClient:
             with contextlib.suppress(Unavailable):
                 keep()
 
-        try:
-            with contextlib.ExitStack() as stack:
-                if context is not None:
-                    cancelled = {"failed": "The call was cancelled.", "kind": "cancelled"}
-                    stack.enter_context(context.aborting(lambda: pending.resolve(cancelled)))
-                sidecar = stack.enter_context(self._using(server.org_id))
-                server_fields = server.to_json()
-                fields = {**request, "server": server_fields, "access": given, "seconds": seconds}
-                with sidecar.asking(fields, pending):
-                    if not pending.wait(seconds + GRACE_SECONDS, keep_now):
-                        sidecar.end()
-                self._note_held(sidecar, request.get("held"), pending.answer, run_id)
-        finally:
-            keep()  # also where the run has to stop
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._noting(pending, access))
+            stack.callback(keep)  # also where the run has to stop
+            if context is not None:
+                cancelled = {"failed": "The call was cancelled.", "kind": "cancelled"}
+                stack.enter_context(context.aborting(lambda: pending.resolve(cancelled)))
+            sidecar = stack.enter_context(self._using(server.org_id))
+            server_fields = server.to_json()
+            fields = {**request, "server": server_fields, "access": given, "seconds": seconds}
+            with sidecar.asking(fields, pending):
+                if not pending.wait(seconds + GRACE_SECONDS, keep_now):
+                    sidecar.end()
+            self._note_held(sidecar, request.get("held"), pending.answer, run_id)
         return _checked(pending.answer)
+
+    @contextlib.contextmanager
+    def _noting(self, pending: Pending, access: Access | None) -> Iterator[None]:
+        """Let `settle` know of a request with access. Raises: Cancelled: it has begun."""
+        if access is not None:
+            with self._lock:
+                if self._is_settling:
+                    raise Cancelled(_SHUTTING_DOWN)
+                self._with_access.add(pending)
+        try:
+            yield
+        finally:
+            with self._settled:
+                self._with_access.discard(pending)
+                self._settled.notify_all()
 
     def _note_held(
         self,
@@ -264,7 +298,7 @@ class McpClient:
 
     def _sidecar(self, org_id: UUID) -> OrgSidecar:
         if self._closed.is_set():
-            raise Cancelled("The worker is shutting down.")
+            raise Cancelled(_SHUTTING_DOWN)
         self._forget_gone()
         sidecar = self._sidecars.get(org_id)
         if sidecar is None:

@@ -19,10 +19,10 @@ from arkloop.worker.mcp.launcher import environment
 
 MAX_REQUEST_BYTES = 2 * 1024 * 1024
 #: A process that was asked to end and has not done so by then is killed.
-END_SECONDS = 20.0
+END_SECONDS = 12.0
 _SOCKET_SECONDS = 5.0
 #: For the answer to a request that was cancelled.
-_CANCEL_SECONDS = SETTLE_SECONDS + 1.0
+CANCEL_SECONDS = SETTLE_SECONDS + 1.0
 #: What is large goes back to the system as soon as it is free; by default glibc keeps more with
 #: each large block that it has seen.
 _MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
@@ -176,7 +176,7 @@ class OrgSidecar:
             if is_sent and not pending.over.is_set():
                 self._send(json.dumps({"id": number, "do": "cancel"}).encode() + b"\n")
                 if request.get("access") is not None:
-                    pending.over.wait(_CANCEL_SECONDS)
+                    pending.over.wait(CANCEL_SECONDS)
             with self._lock:
                 self._pending.pop(number, None)
 

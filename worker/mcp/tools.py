@@ -27,6 +27,7 @@ from arkloop.worker.mcp import (
     MAY_BE_DONE,
     TRACEPARENT,
     AuthorizationRequired,
+    Cancelled,
     McpFailed,
     access,
     discovery,
@@ -216,6 +217,8 @@ def _caller(
             except Unavailable:
                 log.warning("storing a changed MCP tool of %s failed", server.config_id)
             raise ToolFailed(str(changed)) from None
+        except Cancelled:  # before the call: later the run's own stop comes first
+            raise ToolFailed("Not called: The worker is shutting down.") from None
         except McpFailed as failed:
             raise ToolFailed(str(failed)) from None
 

@@ -278,6 +278,7 @@ class WorkerProcess:
         self._wait_for_runs(DRAIN_SECONDS)
         for stop in self.active_runs().values():
             stop.set(ShuttingDown())
+        self.mcp.settle()  # beside the attempts of webhooks, which may take longer
 
     def mark_outage(self, run_id: UUID) -> None:
         """Note that the run was abandoned in an outage of Postgres, which is no crash of it."""

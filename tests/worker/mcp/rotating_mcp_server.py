@@ -26,6 +26,8 @@ class Person:
     revoked: int = 0  # how many of the access tokens it refuses in any case
     #: Called before the response to a refresh.
     on_refresh: Callable[[], None] = lambda: None
+    #: Called before a grant is stored.
+    on_keep: Callable[[], None] = lambda: None
     grant: Mapping[str, Any] | None = None
     received: Queue[dict[str, Any]] = field(default_factory=Queue)
 
@@ -38,6 +40,7 @@ class Person:
         return {"grant": self.grant, "client": None, "answered": None}
 
     def keep(self, grant: Mapping[str, Any]) -> None:
+        self.on_keep()
         self.grant = grant
 
     def issue(self) -> dict[str, Any]:

@@ -4,17 +4,18 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from arkloop.shared.ids import new_id
 from arkloop.worker.contract.input_requests import InputRequired, Replies
-from arkloop.worker.contract.outcomes import CancelRequested
+from arkloop.worker.contract.outcomes import CancelRequested, ShuttingDown
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.mcp import McpFailed
+from arkloop.worker.mcp import Cancelled, McpFailed
 from arkloop.worker.mcp.client import McpClient
-from arkloop.worker.mcp.grants import has_expired
+from arkloop.worker.mcp.grants import SETTLE_SECONDS, has_expired
 from tests.waiting import eventually
 from tests.worker.mcp.lying_mcp_server import Lying
 from tests.worker.mcp.oauth_servers import Internet, Process, granted, in_loop
@@ -199,6 +200,76 @@ def test_a_refresh_outlasts_the_call_that_it_is_for(
         assert person.has_newest
         assert "done" == next_access(person)
         assert person.has_newest
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("has_stopped", [True, False])
+def test_a_refresh_outlasts_its_worker(has_stopped: bool) -> None:
+    """A worker that ends stores what the authorization server responds after its runs have stopped,
+    or for a request that is of no run.
+    """
+    refreshing, answered, stop = threading.Event(), threading.Event(), StopSignal()
+
+    def refresh() -> None:
+        refreshing.set()
+        answered.wait(60)
+
+    def keep() -> None:
+        keeping.set()
+        kept.wait(60)
+
+    keeping, kept = threading.Event(), threading.Event()
+    client = McpClient(allowed_networks=["127.0.0.0/8"])
+    with rotating(done, 3600) as person, ThreadPoolExecutor(2) as threads:
+        assert person.grant is not None
+        person.grant = {**person.grant, "expires_at": 1.0}
+        person.on_refresh, person.on_keep = refresh, keep
+        asked = threads.submit(client.tools, person.server, access=person, context=stop)
+        assert refreshing.wait(60)
+        if has_stopped:
+            stop.set(ShuttingDown())
+        closed = threads.submit(client.settle if has_stopped else client.close)
+        with pytest.raises(TimeoutError):
+            closed.result(2.0)
+        with pytest.raises(Cancelled):  # as a call that has waited: the token is a spent one
+            client.tools(person.server, access=person)
+        answered.set()
+        assert keeping.wait(60)
+        with pytest.raises(TimeoutError):
+            closed.result(0.5)
+        kept.set()
+        closed.result(60)
+
+        with pytest.raises(ShuttingDown if has_stopped else Cancelled):
+            asked.result(60)
+        assert person.has_newest
+        client.close()
+        person.on_refresh = lambda: None
+        assert "done" == next_access(person)
+
+
+@pytest.mark.processes
+def test_a_worker_that_ends_waits_for_no_request_without_new_tokens() -> None:
+    """The list of a slow server is worth nothing then."""
+    listing, over = threading.Event(), threading.Event()
+
+    def wait(handler: Lying) -> None:
+        listing.set()
+        over.wait(60)
+        done(handler)
+
+    client = McpClient(allowed_networks=["127.0.0.0/8"])
+    with rotating(wait, 3600) as person, ThreadPoolExecutor(1) as thread:
+        [tool] = client.tools(person.server, access=person)
+        how: dict[str, Any] = {"pinned": tool.hash, "access": person}
+        called = thread.submit(client.call, person.server, "lie", {}, **how)
+        assert listing.wait(60)
+        began = time.monotonic()
+        client.close()
+        assert time.monotonic() - began < SETTLE_SECONDS
+        over.set()
+        with pytest.raises(McpFailed):
+            called.result(60)
 
 
 REPLY: dict[str, Any] = {"jsonrpc": "2.0", "id": 1}

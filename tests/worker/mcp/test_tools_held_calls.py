@@ -1,7 +1,8 @@
-"""Calls that a server holds, and that are not continued."""
+"""Calls that a server holds, and calls without access, where no server is asked any more."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
@@ -19,6 +20,7 @@ from arkloop.worker.mcp.tools import McpTools, _caller
 from arkloop.worker.tools import ToolFailed
 from tests.clients import User
 from tests.mcp_configs import oauth_config
+from tests.stored_runs import StoredRuns
 from tests.worker.mcp.offered_tools import INFO, Named, call
 
 REPLY = {"seats": {"action": "accept", "content": {"seats": 3}}}
@@ -44,9 +46,10 @@ def failure(
     client: McpClient,
     server: Server,
     replies: Replies,
+    run_id: UUID | None = None,
 ) -> str:
     function = _caller(connections, client, server, "ask", "pinned")
-    info = replace(INFO, run_id=str(new_id()), end_user_id="a", replies=replies)
+    info = replace(INFO, run_id=str(run_id or new_id()), end_user_id="a", replies=replies)
     with pytest.raises(ToolFailed) as failed:
         function(StopSignal(), info, {})
     return str(failed.value)
@@ -86,3 +89,19 @@ def test_a_held_call_ends_in_an_outage_of_the_database(
 
     assert read.startswith("The database is unavailable") and read.endswith(MAY_BE_DONE)
     assert held not in client.held.runs
+
+
+@pytest.mark.parametrize("held", [None, "call"])
+def test_a_call_without_access_says_that_its_worker_ends(
+    connections: Connections, server: Server, stored: StoredRuns, held: str | None
+) -> None:
+    """The call was not made, or its reply was not sent: the model may make it again."""
+    client = McpClient()
+    client.close()
+
+    read = failure(connections, client, server, Replies(REPLY, "null", held), stored.create())
+
+    if held is None:
+        assert "Not called: The worker is shutting down." == read
+    else:
+        assert f"The worker is shutting down.{MAY_BE_DONE}" == read
