@@ -1,6 +1,6 @@
-// The number of runs that wait for a person, for the navigation.
+// The number of runs that wait for a reply of this person, for the navigation.
 import { page } from "./lib/api.js"
-import { may, state } from "./lib/session.js"
+import { may, mayWrite, state } from "./lib/session.js"
 import { store } from "./lib/store.js"
 
 const SECONDS = 15
@@ -10,9 +10,11 @@ export const waitingCount = store(0)
 /** Count them now. */
 export async function countWaiting() {
   if (state.get() !== "in" || !may("data.runs.read")) return
+  if (!may("data.runs.write")) return waitingCount.set(0)
   try {
-    const { rows } = await page("runs", { status: "waiting_for_input", limit: 50 })
-    waitingCount.set(rows.length)
+    // Those of others, which do not count, may be newer.
+    const { rows } = await page("runs", { status: "waiting_for_input", limit: may("admin") ? 50 : 200 })
+    waitingCount.set(rows.filter((row) => mayWrite(row.created_by_user_id)).length)
   } catch {
     // The next count comes soon.
   }

@@ -3,7 +3,7 @@ import { ApiError, get, patch, remove, segment } from "../lib/api.js"
 import { brief } from "../lib/format.js"
 import { classes, html, useEffect, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
-import { may } from "../lib/session.js"
+import { may, mayWrite } from "../lib/session.js"
 import { Button, Dialog, Empty, explained, Field, Foreign, Head, Loading, Problem, useAction, useRead } from "../ui/parts.js"
 import { AnsweredBy, useAnswering } from "./answering.js"
 import { messageOf } from "./attachments.js"
@@ -64,7 +64,8 @@ export function Chat({ id, onChange, onDelete }) {
   const active = view.entries.findLast(isActive)
   const shown = view.entries.filter((entry) => entry.type === "message" || entry.superseded_by === null || isActive(entry))
   const last = shown.at(-1)
-  const canWrite = may("data.runs.write")
+  const isOwn = mayWrite(thread.data?.created_by_user_id)
+  const canWrite = may("data.runs.write") && isOwn
   const requestOf = (/** @type {any} */ content, /** @type {string} */ onBusy) =>
     ({ message: messageOf(content), ...answering.fields, ...(active ? { on_busy: onBusy } : {}) })
   const say = async (/** @type {import("./outbox.js").Outgoing} */ outgoing) => {
@@ -93,12 +94,12 @@ export function Chat({ id, onChange, onDelete }) {
     view.connection === "offline", view.limit, ...problems.map((problem) => problem && explained(problem).text), shown.length, view.sending.length, isChoosing,
   ].join()
   return html`<${Place.Provider} value=${place}><div class="chat">
-    <${ChatHead} id=${id} thread=${thread.data} onChange=${() => { thread.reload(); onChange() }} onDelete=${onDelete} />
+    <${ChatHead} id=${id} thread=${thread.data} isOwn=${isOwn} onChange=${() => { thread.reload(); onChange() }} onDelete=${onDelete} />
     <${Scroll} view=${view} onOlder=${() => talk.loadOlder()}>
       ${shown.length === 0 && view.sending.length === 0 && html`<${Empty} icon="thread" title="Nothing said yet"><p>Write the first message below.</p></${Empty}>`}
-      ${shown.map((entry) => drawn.of(entry, entry === last, () => entry.type === "message"
+      ${shown.map((entry) => drawn.of(entry, canWrite && entry === last, () => entry.type === "message"
         ? html`<${Message} key=${`m${entry.id}`} entry=${entry} />`
-        : html`<${Run} key=${`r${entry.run_id}`} run=${entry} isLast=${entry === last} waitsForThread=${waits(entry)}
+        : html`<${Run} key=${`r${entry.run_id}`} run=${entry} canRetry=${canWrite && entry === last} waitsForThread=${waits(entry)}
             onCancel=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.cancel(entry.run_id, sending)} onRetry=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.retry(sending)} onStale=${() => void talk.load()} />`))}
       ${view.sending.map((one) => html`<${Said} key=${`s${one.key}`} sending=${one} />`)}
     </${Scroll}>
@@ -106,20 +107,20 @@ export function Chat({ id, onChange, onDelete }) {
     ${view.limit && html`<p class="connection" role="status">${view.limit} What happens meanwhile is shown later.</p>`}
     ${problems.map((problem, index) => html`<${Problem} key=${index} error=${problem} />`)}
     ${canWrite && html`<${Composer} draftKey=${id} isBusy=${saying.isBusy || answering.isWaiting} active=${active} requestOf=${requestOf} onSend=${say}
-      onStop=${active && (() => stopping.run((sending) => talk.cancel(active.run_id, sending)))}
+      onStop=${active?.type === "run" && mayWrite(active.created_by_user_id) && (() => stopping.run((sending) => talk.cancel(active.run_id, sending)))}
       placeholder=${active ? "Write while it works" : "Write a message"}>
       <${AnsweredBy} answering=${answering} isOpen=${isChoosing} onToggle=${() => setChoosing(!isChoosing)} /></${Composer}>`}
   </div></${Place.Provider}>`
 }
 
-/** @param {{id: string, thread: any, onChange: () => void, onDelete: () => void}} props */
-function ChatHead({ id, thread, onChange, onDelete }) {
+/** @param {{id: string, thread: any, isOwn: boolean, onChange: () => void, onDelete: () => void}} props */
+function ChatHead({ id, thread, isOwn, onChange, onDelete }) {
   const [open, setOpen] = useState(/** @type {"" | "rename" | "delete"} */ (""))
   const title = thread?.title ?? `Thread ${brief(id)}`
-  const actions = may("data.threads.write") && html`
-    <a class="button quiet" href=${href("/runs", { thread_id: id })}>Runs</a>
-    <${Button} kind="quiet" onClick=${() => setOpen("rename")}>Rename</${Button}>
-    <${Button} kind="quiet" icon="trash" label="Delete thread" onClick=${() => setOpen("delete")} />`
+  const actions = html`
+    ${may("data.runs.read") && html`<a class="button quiet" href=${href("/runs", { thread_id: id })}>Runs</a>`}
+    ${may("data.threads.write") && isOwn && html`<${Button} kind="quiet" onClick=${() => setOpen("rename")}>Rename</${Button}>
+      <${Button} kind="quiet" icon="trash" label="Delete thread" onClick=${() => setOpen("delete")} />`}`
   return html`<${Head} title=${html`<${Foreign} text=${title} />`} back=${href("/threads")} actions=${actions}>
       ${thread?.is_private && html`<span class="tag">Private</span>`}
       ${thread?.end_user_id && html`<span class="tag" title="End user"><${Foreign} text=${thread.end_user_id} /></span>`}</${Head}>

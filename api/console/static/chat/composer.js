@@ -31,6 +31,9 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
   const files = useAttachments(() => filesOf(draftKey))
   useLayoutEffect(() => saveFiles(draftKey, files.list), [draftKey, files.list])
   const canAttach = may("data.files.write")
+  // Where the agent may not be stopped, no message does it.
+  const choices = BUSY.filter(([value]) => onStop || value !== "interrupt")
+  const when = choices.some(([value]) => value === onBusy) ? onBusy : "enqueue"
   const isReadyWith = (/** @type {string} */ written) => (written.trim() !== "" || files.list.length > 0) && files.isUploaded
   const deliver = async (/** @type {import("./outbox.js").Outgoing} */ outgoing) => {
     if (await onSend(outgoing)) return
@@ -41,7 +44,7 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
     // What was typed since the last frame is in the box alone.
     const written = box.current?.value ?? text
     if (!isReadyWith(written) || isBusy) return
-    const outgoing = pack(draftKey, requestOf(contentOf(written.trim(), files.list), onBusy), files.list)
+    const outgoing = pack(draftKey, requestOf(contentOf(written.trim(), files.list), when), files.list)
     const focused = document.activeElement
     // The text stands in the conversation while it is sent; if it is refused, it is back here.
     setText("")
@@ -82,9 +85,9 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
       onInput=${(/** @type {any} */ event) => write(event.target.value)}></textarea>
     <div class="composer-foot">
       ${canAttach && html`<${Attach} onFiles=${files.add} />`}
-      ${active ? html`<label class="sr" for=${`${id}-busy`}>When to send</label><select id=${`${id}-busy`} class="small" value=${onBusy}
+      ${active ? html`<label class="sr" for=${`${id}-busy`}>When to send</label><select id=${`${id}-busy`} class="small" value=${when}
         onChange=${(/** @type {any} */ event) => setOnBusy(event.target.value)}>
-        ${BUSY.map(([value, label]) => html`<option key=${value} value=${value}>${label}</option>`)}</select>`
+        ${choices.map(([value, label]) => html`<option key=${value} value=${value}>${label}</option>`)}</select>`
       : html`<span class="faint hint-keys">Enter sends, Shift+Enter begins a line</span>`}
       <div class="composer-buttons">
         ${onStop && html`<${Button} icon="stop" disabled=${active?.phase === "cancelling"} onClick=${onStop}>Stop</${Button}>`}

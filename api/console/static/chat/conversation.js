@@ -40,15 +40,15 @@ export function pauseAfter(error) {
 
 /** What is drawn of entries: an element that is the same as before is not looked at again. */
 class Drawn {
-  /** @type {WeakMap<Entry, {isLast: boolean, element: any}>} */
+  /** @type {WeakMap<Entry, {canRetry: boolean, element: any}>} */
   elements = new WeakMap()
 
-  /** @param {Entry} entry @param {boolean} isLast @param {() => any} draw */
-  of(entry, isLast, draw) {
+  /** @param {Entry} entry @param {boolean} canRetry @param {() => any} draw */
+  of(entry, canRetry, draw) {
     const known = this.elements.get(entry)
-    if (known?.isLast === isLast) return known.element
+    if (known?.canRetry === canRetry) return known.element
     const element = draw()
-    this.elements.set(entry, { isLast, element })
+    this.elements.set(entry, { canRetry, element })
     return element
   }
 }
@@ -187,7 +187,7 @@ export class Conversation {
     const messages = data.messages.map((/** @type {any} */ message) => ({ type: "message", ...message }))
     entries.splice(at, 0, ...messages, {
       type: "run", run_id: data.run_id, status: "running", phase: "queued", seq: 0, first_turn: 0, turns: [],
-      pending_input: null, error: null, superseded_by: null, persona_id: data.persona_id,
+      pending_input: null, error: null, superseded_by: null, created_by_user_id: data.created_by_user_id, persona_id: data.persona_id,
       route_id: data.route_id ?? null, model: data.model,
       queue: null, stop_reason: null, cost_usd: null, usage: null, message_id: null, created_at: createdAt,
       started_at: null, ended_at: null,

@@ -2,7 +2,9 @@
 import { count, duration, exactly, json, money, parts, plain, words } from "../lib/format.js"
 import { classes, html, useState } from "../lib/html.js"
 import { href } from "../lib/router.js"
-import { may } from "../lib/session.js"
+import { roleReads } from "../lib/role.js"
+import { may, mayWrite } from "../lib/session.js"
+import { useStore } from "../lib/store.js"
 import { Icon } from "../ui/icons.js"
 import { Data, parsed } from "../ui/json.js"
 import { Markdown } from "../ui/markdown.js"
@@ -59,12 +61,14 @@ function SaidText({ text }) {
 const textOf = (content) => parts(content).map((part) => part.text ?? "").join("")
 
 /**
- * @param {{run: import("./fold.js").RunEntry, isLast: boolean, waitsForThread: boolean, onCancel: (sending: import("../lib/api.js").Sending) => Promise<void>,
+ * @param {{run: import("./fold.js").RunEntry, canRetry: boolean, waitsForThread: boolean, onCancel: (sending: import("../lib/api.js").Sending) => Promise<void>,
  *   onRetry: (sending: import("../lib/api.js").Sending) => Promise<void>, onStale: () => void}} props
  *   `onStale` is called if the stream does not say what the run waits for
  */
-export function Run({ run, isLast, waitsForThread, onCancel, onRetry, onStale }) {
+export function Run({ run, canRetry, waitsForThread, onCancel, onRetry, onStale }) {
   const action = useAction()
+  // The element of an entry is kept, and what it offers depends on the role.
+  useStore(roleReads)
   useOpenRequest(run.pending_input?.request_id)
   const isLive = run.ended_at === null && run.phase !== "waiting"
   const isEmpty = run.turns.length === 0
@@ -76,9 +80,10 @@ export function Run({ run, isLast, waitsForThread, onCancel, onRetry, onStale })
     ${isEmpty && !waitsForThread && isLive && html`<p class="thinking" role="status"><span class="pulse"></span>${run.started_at ? "Thinking" : "Queued"}</p>`}
     ${waitsForThread && html`<p class="queued"><${Icon} name="clock" />
       <span>${run.phase === "scheduled" ? "Scheduled for later" : "Waits for the answer before"}${run.queue?.position ? `, place ${run.queue.position}` : ""}</span>
-      ${may("data.runs.write") && html`<button type="button" class="link" onClick=${() => action.run(onCancel)}>Cancel</button>`}</p>`}
+      ${may("data.runs.write") && mayWrite(run.created_by_user_id) && html`<button type="button" class="link" onClick=${() => action.run(onCancel)}>Cancel</button>`}</p>`}
     ${run.phase === "cancelling" && html`<p class="thinking" role="status"><span class="pulse"></span>Cancelling</p>`}
-    ${run.pending_input && html`<${PendingInput} key=${run.pending_input.request_id} runId=${run.run_id} pending=${withArguments(run)} place=${String(progress)}
+    ${run.pending_input && html`<${PendingInput} key=${run.pending_input.request_id} runId=${run.run_id} pending=${withArguments(run)}
+      createdBy=${run.created_by_user_id} place=${String(progress)}
       onDone=${run.pending_input.kind === "tool_results" ? onStale : undefined} onStale=${onStale} />`}
     ${run.status === "failed" && html`<${Failure} run=${run} />`}
     ${run.status === "cancelled" && html`<p class="ending">Cancelled</p>`}
@@ -88,7 +93,7 @@ export function Run({ run, isLast, waitsForThread, onCancel, onRetry, onStale })
       ${run.model && html`<span><${Foreign} text=${run.model} /></span>`}
       ${run.ended_at && html`<span>${duration(Date.parse(run.ended_at) - Date.parse(run.created_at))}</span>`}
       ${run.cost_usd !== null && run.cost_usd > 0 && html`<span>${money(run.cost_usd)}</span>`}
-      ${isLast && run.ended_at && may("data.runs.write") && html`<${Button} kind="quiet" class="small" icon="retry" busy=${action.isBusy}
+      ${canRetry && run.ended_at && html`<${Button} kind="quiet" class="small" icon="retry" busy=${action.isBusy}
         onClick=${() => action.run(onRetry)}>Retry</${Button}>`}
     </footer>`}
     <${Problem} error=${action.error} />

@@ -11,7 +11,7 @@
  *   usage: any, pieces?: {seq: number, type: string, text: string, call?: string, name?: string}[],
  *   kept?: {reasoning: string, text: string, calls: Call[]}}} Turn
  * @typedef {{type: "run", run_id: string, status: string, phase: string, seq: number, first_turn: number,
- *   turns: Turn[], pending_input: any, error: any, superseded_by: string | null, persona_id: string | null,
+ *   turns: Turn[], pending_input: any, error: any, superseded_by: string | null, created_by_user_id: string, persona_id: string | null,
  *   route_id: string | null, model: string | null, queue: any, stop_reason: string | null, cost_usd: number | null, usage: any,
  *   message_id: string | null, created_at: string, started_at: string | null, ended_at: string | null,
  *   notes?: string[]}} RunEntry

@@ -3,7 +3,7 @@ import { ApiError, post, segment } from "../lib/api.js"
 import { isRounded, parse, parseWritten } from "../lib/exact.js"
 import { plain } from "../lib/format.js"
 import { createContext, html, useContext, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
-import { may } from "../lib/session.js"
+import { may, mayWrite } from "../lib/session.js"
 import { Icon } from "../ui/icons.js"
 import { Data } from "../ui/json.js"
 import { safeUrl } from "../ui/markdown.js"
@@ -22,11 +22,11 @@ export const Place = createContext("")
 /**
  * The box for the open request of a run. It goes when the run's events say that there is an answer,
  * from any person or client.
- * @param {{runId: string, pending: any, place?: string, isListed?: boolean, onDone?: () => void, onStale?: () => void}} props
- *   `place` changes when the box may have moved; a box that `isListed` gets no arguments that are long; `onStale` is
+ * @param {{runId: string, pending: any, createdBy: string, creator?: string, place?: string, isListed?: boolean, onDone?: () => void,
+ *   onStale?: () => void}} props `creator` is the name of `createdBy`, whose run it is; `place` changes when the box may have moved; a box that `isListed` gets no arguments that are long; `onStale` is
  *   called if the run waits for something else than is shown
  */
-export function PendingInput({ runId, pending, place = "", isListed = false, onDone, onStale }) {
+export function PendingInput({ runId, pending, createdBy, creator, place = "", isListed = false, onDone, onStale }) {
   const action = useAction()
   const [isNew, setNew] = useState(true)
   const around = useContext(Place)
@@ -53,11 +53,14 @@ export function PendingInput({ runId, pending, place = "", isListed = false, onD
   const Form = { tool_confirmation: Approval, question: Question, form: Form_, authorization: Authorization, tool_results: Results }[
     /** @type {"question"} */ (pending.kind)] ?? Question
   const isLate = action.error instanceof ApiError && ["input.stale", "runs.not_waiting", "runs.not_active"].includes(action.error.code)
-  return html`<section class="ask" aria-label="The run waits for you">
-    ${may("data.runs.write") ? html`<div role="group" aria-label="Reply" aria-disabled=${isNew || undefined} onClickCapture=${onClick}>
+  const isOwn = mayWrite(createdBy)
+  const canReply = may("data.runs.write") && isOwn
+  return html`<section class="ask" aria-label=${`The run waits for ${canReply ? "you" : "a reply"}`}>
+    ${canReply ? html`<div role="group" aria-label="Reply" aria-disabled=${isNew || undefined} onClickCapture=${onClick}>
       <${Form} pending=${pending} runId=${runId} missing=${isListed ? TOO_LONG : NOT_LOADED} answer=${answer} isBusy=${action.isBusy}
         onDone=${onDone} onStale=${onStale} /></div>`
-      : html`<p>${plain(pending.prompt)}</p>`}
+      : html`<p>${plain(pending.prompt)}</p>
+        ${!isOwn && html`<p class="faint">Only ${creator ? html`<${Foreign} text=${creator} /> or an admin` : "the member whose run it is, or an admin,"} can answer.</p>`}`}
     ${isLate ? html`<p class="note" role="alert">This was answered elsewhere, or its time is over.</p>` : html`<${Problem} error=${action.error} />`}
     <p class="faint ask-until" aria-live="off">${expiry(pending.on_expiry)} <${Time} at=${pending.expires_at} /></p>
   </section>`

@@ -365,3 +365,9 @@ function forgetDrafts() {
 
 /** @param {string} permission */
 export const may = (permission) => me.get()?.permissions.includes(permission) ?? false
+
+/**
+ * Return whether the service lets this person change a thread or run of `createdBy`: without `admin`, their own alone.
+ * @param {string | undefined} createdBy
+ */
+export const mayWrite = (createdBy) => may("admin") || me.get()?.id === createdBy

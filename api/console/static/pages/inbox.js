@@ -82,7 +82,8 @@ export function Page() {
           <span class="faint">${row.created_by_user_name && html`<${Foreign} text=${row.created_by_user_name} /> · `}<${Time} at=${row.created_at} /></span>
           <span class="grow"></span>
           <a class="faint" href=${href(`/runs/${row.run_id}`)}>Run ${brief(row.run_id)}</a></header>
-        <${PendingInput} runId=${row.run_id} pending=${row.pending_input} place=${place} isListed
+        <${PendingInput} runId=${row.run_id} pending=${row.pending_input} createdBy=${row.created_by_user_id} creator=${row.created_by_user_name}
+          place=${place} isListed
           onDone=${() => onDone(row.run_id)} onStale=${() => void reload()} />
       </article>`)}
       ${next && html`<${Button} class="more" busy=${more.isBusy} onClick=${() => more.run(older)}>More</${Button}>`}

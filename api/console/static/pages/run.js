@@ -8,7 +8,7 @@ import { brief, count, duration, exactly, money, plain, stateOf, words } from ".
 import { html, useEffect, useMemo, useRef, useState } from "../lib/html.js"
 import { follow } from "../lib/follow.js"
 import { href } from "../lib/router.js"
-import { may } from "../lib/session.js"
+import { may, mayWrite } from "../lib/session.js"
 import { Events } from "../runs/events.js"
 import { Prompts } from "../runs/prompts.js"
 import { Controls, Scene, useReplay } from "../runs/replay.js"
@@ -59,7 +59,7 @@ function Run({ id }) {
   const dataOf = (/** @type {string} */ type) => asked.filter((event) => event.type === type).map((event) => event.data)
   const actions = html`
     <a class="button" href=${href(`/threads/${data.thread_id}`)}>Open thread</a>
-    ${isActive && may("data.runs.write") && html`<${Button} kind="danger" icon="stop" busy=${action.isBusy}
+    ${isActive && may("data.runs.write") && mayWrite(data.created_by_user_id) && html`<${Button} kind="danger" icon="stop" busy=${action.isBusy}
       onClick=${() => action.run(cancel)}>Cancel run</${Button}>`}`
   const problems = [action.error ?? problem, run.error && pauseAfter(run.error) === null ? run.error : null]
   const place = [
@@ -75,7 +75,7 @@ function Run({ id }) {
       ${connection.limit && html`<p class="note" role="status">${connection.limit} The page continues by itself.</p>`}
       ${explanation && html`<${Explanation} explanation=${explanation} />`}
       ${data.error && html`<${RunError} run=${data} events=${events} />`}
-      ${data.pending_input && html`<${PendingInput} key=${data.pending_input.request_id} runId=${id} place=${place} onDone=${run.reload} onStale=${run.reload}
+      ${data.pending_input && html`<${PendingInput} key=${data.pending_input.request_id} runId=${id} createdBy=${data.created_by_user_id} place=${place} onDone=${run.reload} onStale=${run.reload}
         pending=${inFull(data.pending_input, dataOf("tool.call"), dataOf("run.waiting_for_input"))} />`}
       <${Figures} run=${data} />
       <${Recorded} run=${data} events=${events} isEnded=${isEnded} isRefused=${problem !== null}>

@@ -104,6 +104,6 @@ export function Scene({ run, events, known }) {
 /** Return the entry of a run of which no event is known. @param {any} run */
 export const begun = (run) => ({
   type: "run", run_id: run.run_id, status: "running", phase: "queued", seq: 0, first_turn: 0, turns: [], pending_input: null,
-  error: null, superseded_by: null, persona_id: run.persona_id, model: run.model, queue: null, stop_reason: null, cost_usd: null,
+  error: null, superseded_by: null, created_by_user_id: run.created_by_user_id, persona_id: run.persona_id, model: run.model, queue: null, stop_reason: null, cost_usd: null,
   usage: null, message_id: null, created_at: run.created_at, started_at: null, ended_at: null,
 })
