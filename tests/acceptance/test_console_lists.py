@@ -194,7 +194,7 @@ def test_a_run_with_more_events_than_its_page_shows_ends(
     held[0].fulfill(content_type="text/event-stream", body="".join(frames))
 
     expect(badge).to_have_text("cancelled")
-    expect(page.get_by_role("heading", name="Events 20,000")).to_be_visible()
+    expect(page.get_by_role("heading", name="Events, the first 20,000 of 20,001")).to_be_visible()
 
 
 def test_usage_is_left_by_the_browsers_back(context: BrowserContext, user: Caller) -> None:

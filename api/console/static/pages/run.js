@@ -30,7 +30,7 @@ export function Page({ id }) {
 /** @param {{id: string}} props */
 function Run({ id }) {
   const run = useRead((signal) => get(`runs/${segment(id)}`, {}, signal), [])
-  const { events, isEnded, asked, mark, connection, problem } = useEvents(id)
+  const { events, total, isEnded, asked, mark, connection, problem } = useEvents(id)
   const action = useAction()
   useOpenRequest(run.data?.pending_input?.request_id)
   const explanation = useExplanation(id, run.data !== null && run.data.phase !== "finished", mark)
@@ -78,7 +78,7 @@ function Run({ id }) {
       ${data.pending_input && html`<${PendingInput} key=${data.pending_input.request_id} runId=${id} createdBy=${data.created_by_user_id} place=${place} onDone=${run.reload} onStale=${run.reload}
         pending=${inFull(data.pending_input, dataOf("tool.call"), dataOf("run.waiting_for_input"))} />`}
       <${Figures} run=${data} />
-      <${Recorded} run=${data} events=${events} isEnded=${isEnded} isRefused=${problem !== null}>
+      <${Recorded} run=${data} events=${events} total=${total} isEnded=${isEnded} isRefused=${problem !== null}>
       ${data.output !== null && html`<section class="panel"><h2>Output</h2>${typeof data.output === "string"
         ? html`<${Markdown} text=${data.output} />` : html`<${Data} value=${data.output} />`}</section>`}
       </${Recorded}>
@@ -89,9 +89,10 @@ function Run({ id }) {
 
 /**
  * The picture and the list of what was recorded, which can be played again.
- * @param {{run: any, events: any[], isEnded: boolean, isRefused: boolean, children: any}} props `isEnded` once the last event has come
+ * @param {{run: any, events: any[], total: number, isEnded: boolean, isRefused: boolean, children: any}} props `total` is how many events
+ *   have come, of which `events` are the first; `isEnded` once the last one has
  */
-function Recorded({ run, events, isEnded, isRefused, children }) {
+function Recorded({ run, events, total, isEnded, isRefused, children }) {
   const [isReplay, setReplay] = useState(false)
   const replay = useReplay(run, events)
   const shown = useMemo(() => (isReplay ? events.slice(0, replay.known) : events), [isReplay, events, replay.known])
@@ -109,23 +110,27 @@ function Recorded({ run, events, isEnded, isRefused, children }) {
     return html`<section class="panel"><h2>Timeline</h2>${missing}</section>${children}<section class="panel"><h2>Events</h2>${missing}</section>`
   }
   // As in a replay: what is open at the last of them was not open until the end of the run.
-  const isPart = run.phase === "finished" && !isEnded
+  const isCut = total > events.length
+  const isLoading = run.phase === "finished" && !isEnded
+  const of = isCut && !isReplay ? `, the first ${count(events.length)} of ${count(total)}` : html` <span class="faint">${count(shown.length)}</span>`
   return html`<section class="panel"><header class="panel-head"><h2>Timeline</h2>
       ${isReplay ? html`<${Button} key="end" class="small" icon="close" onClick=${end}>End the replay</${Button}>`
         : events.length > 0 && html`<${Button} key="begin" class="small" icon="play" onClick=${begin}>Replay</${Button}>`}</header>
       ${isReplay && html`<${Controls} replay=${replay} events=${events} />`}
-      <${Timeline} run=${run} events=${shown} ms=${isReplay ? replay.ms : isPart ? replay.total : null} total=${replay.total} /></section>
+      <${Timeline} run=${run} events=${shown} ms=${isReplay ? replay.ms : isCut || isLoading ? replay.total : null} total=${replay.total} />
+      ${isCut && !isReplay && html`<p class="faint">The timeline ends with event ${count(events.length)}.</p>`}</section>
     ${isReplay ? html`<section class="panel"><h2>At this moment</h2><${Scene} run=${run} events=${events} known=${replay.known} /></section>` : children}
-    <section class="panel"><h2>Events ${!isPart && html`<span class="faint">${count(shown.length)}</span>`}</h2><${Events} events=${shown} began=${run.created_at} /></section>`
+    <section class="panel"><h2>Events${!isLoading && of}</h2><${Events} events=${shown} began=${run.created_at} /></section>`
 }
 
 /**
- * Follow the run's own stream from its first event, until `isEnded`; `mark` is the last one that has changed its state, `asked`
+ * Follow the run's own stream from its first event, until `isEnded`; of `total` events that have come, the first ones are kept; `mark` is the last one that has changed its state, `asked`
  * are the newest calls and requests, which may be beyond the events that are shown.
  * @param {string} id
  */
 function useEvents(id) {
   const [events, setEvents] = useState(/** @type {any[]} */ ([]))
+  const [total, setTotal] = useState(0)
   const [isEnded, setEnded] = useState(false)
   const [asked, setAsked] = useState(/** @type {any[]} */ ([]))
   const [mark, setMark] = useState(0)
@@ -145,6 +150,7 @@ function useEvents(id) {
       const asking = news.filter(({ type }) => type === "tool.call" || type === "run.waiting_for_input")
       if (asking.length > 0) setAsked((before) => [...before, ...asking].slice(-MOST_ASKED))
       setEvents((before) => [...before, ...news].slice(0, MOST_EVENTS))
+      setTotal((before) => before + news.length)
       setEnded(hasEnd)
     }
     const stop = follow(null, {
@@ -167,7 +173,7 @@ function useEvents(id) {
       cancelAnimationFrame(frame)
     }
   }, [id])
-  return { events, isEnded, asked, mark, connection, problem }
+  return { events, total, isEnded, asked, mark, connection, problem }
 }
 
 /**

@@ -9,7 +9,9 @@ const ROW = 30
 const BAR = 18
 const AXIS = 24
 const LABEL = 76
-const LANES = ["Queue", "Model", "Tools", "Waiting"]
+/** Each with what a bar of it is. */
+const LANES = /** @type {const} */ ([["Queue", "queue wait"], ["Model", "model call"], ["Tools", "tool call"], ["Waiting", "wait"]])
+/** Of each lane. */
 const MOST_ROWS = 40
 
 /**
@@ -35,7 +37,7 @@ export function Timeline({ run, events, ms = null, total = 0 }) {
   const from = Date.parse(run.created_at)
   const spans = useMemo(() => (ms === null ? spansOf(run, events, now)
     : spansOf({ ...run, completed_at: null, failed_at: null, cancelled_at: null }, events, from + ms)), [run, events, isLive ? now : 0, ms])
-  const rows = useMemo(() => rowsOf(spans), [spans])
+  const { rows, rest } = useMemo(() => rowsOf(spans), [spans])
   const to = ms === null ? Math.max(...spans.map((span) => span.to), from + 1) : from + Math.max(total, 1)
   const x = (/** @type {number} */ at) => LABEL + ((at - from) / (to - from)) * (width - LABEL - 8)
   const height = rows.length * ROW + AXIS + 4
@@ -58,27 +60,32 @@ export function Timeline({ run, events, ms = null, total = 0 }) {
             ${wide > 7 * label.length && html`<text class=${`span-label ${span.kind}`} x=${left + 7} y=${BAR / 2 + 10}>${label}</text>`}</g>`
         })}</g>`)}
       ${ms !== null && html`<line class="moment" x1=${x(from + ms)} x2=${x(from + ms)} y1="0" y2=${height - AXIS} />`}
-    </svg></div>`
+    </svg>
+    ${rest.map(([what, count]) => html`<p class="faint" key=${what}>${count} more ${what}${count === 1 ? " is" : "s are"} not shown.</p>`)}</div>`
 }
 
 /**
- * Put spans into rows in which they do not overlap, lane by lane.
+ * Put spans into rows in which they do not overlap, lane by lane; `rest` is how many of a lane find no row.
  * @param {import("./spans.js").Span[]} spans
  */
 function rowsOf(spans) {
   /** @type {{lane: string, isFirst: boolean, spans: import("./spans.js").Span[]}[]} */
   const rows = []
-  for (const lane of LANES) {
+  const rest = /** @type {[string, number][]} */ ([])
+  for (const [lane, what] of LANES) {
     /** @type {import("./spans.js").Span[][]} */
     const own = []
+    let left = 0
     for (const span of spans.filter((one) => one.lane === lane).sort((a, b) => a.from - b.from)) {
       const free = own.find((row) => row[row.length - 1].to <= span.from)
       if (free) free.push(span)
-      else own.push([span])
+      else if (own.length < MOST_ROWS) own.push([span])
+      else left += 1
     }
     rows.push(...own.map((row, index) => ({ lane, isFirst: index === 0, spans: row })))
+    if (left > 0) rest.push([what, left])
   }
-  return rows.slice(0, MOST_ROWS)
+  return { rows, rest }
 }
 
 /** @param {import("./spans.js").Span[]} spans @returns {[string, string, number][]} */
