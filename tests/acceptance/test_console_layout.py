@@ -262,3 +262,26 @@ def test_long_versions_of_a_persona_are_no_wider_than_a_phone(
         expect(page.locator("main").get_by_text(versions[1][:20]).first).to_be_attached()
 
         assert page.evaluate(IS_WHOLE), address
+
+
+@pytest.mark.parametrize("width", [360, 640, 900])
+def test_the_head_of_a_thread_is_whole(context: BrowserContext, user: Caller, width: int) -> None:
+    """On a phone, or at 200 % zoom, its tags and its buttons are below the title."""
+    thread = user.thread("Hello", title="A long title " * 8, end_user_id="customer-7")
+    page = signed_in(context, user, "/keys")
+    page.set_viewport_size({"width": width, "height": 740})
+    go(page, f"/threads/{thread}")
+    head = page.locator(".chat .head")
+    expect(head.get_by_text("customer-7")).to_be_visible()
+    expect(head.get_by_role("link", name="Runs")).to_be_visible()
+    expect(head.get_by_role("button")).to_have_count(2)
+
+    assert_within(page, head.locator("a:visible, button, h1, .tag"))
+    for part in head.locator("h1, .tag").all():
+        box = part.bounding_box()
+        assert box is not None
+        assert 60 < box["width"]
+    back = head.get_by_role("link", name="Back").bounding_box() if width < 761 else None
+    assert back is None or 34 == back["width"]
+    press(head, "Rename")
+    expect(page.get_by_role("dialog", name="Rename the thread")).to_be_visible()
