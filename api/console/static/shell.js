@@ -20,6 +20,8 @@ export function Shell() {
   const [isOpen, setOpen] = useState(false)
   const main = useRef(/** @type {HTMLElement | null} */ (null))
   const isFirst = useRef(true)
+  /** How far the page at each path was scrolled last. */
+  const tops = useRef(/** @type {Map<string, number>} */ (new Map()))
   const found = PAGES.map((row) => ({ row, args: match(row.path, path) })).find(({ args }) => args !== null)
   const isDenied = found?.row.permission !== undefined && !may(found.row.permission)
   const section = path.split("/")[1]
@@ -31,6 +33,14 @@ export function Shell() {
   useLayoutEffect(() => {
     if (["/", "/sign-in"].includes(path)) go("/threads", {}, { replace: true })
   }, [section])
+  // Pages of one module take each other's place without a frame between, and would keep the scrolling of the one before.
+  useLayoutEffect(() => {
+    if (main.current) main.current.scrollTop = history.state?.isSeen ? tops.current.get(path) ?? 0 : 0
+  }, [path])
+  // The browser's Back and Forward lead to addresses that were seen, links to new ones.
+  useLayoutEffect(() => {
+    if (!history.state?.isSeen) history.replaceState({ isSeen: true }, "")
+  }, [params])
   useEffect(() => {
     setOpen(false)
     // Who uses the keyboard or a screen reader continues in the new page.
@@ -53,6 +63,7 @@ export function Shell() {
     event.preventDefault()
     main.current?.focus()
   }
+  const onScroll = (/** @type {any} */ event) => tops.current.set(path, event.currentTarget.scrollTop)
   return html`
     <a class="skip" href="#main" onClick=${skip}>Skip to content</a>
     <div class=${classes("shell", isOpen && "nav-open")}>
@@ -67,7 +78,7 @@ export function Shell() {
         <${Account} />
       </nav>
       ${isOpen && html`<div class="scrim" onClick=${() => setOpen(false)}></div>`}
-      <main id="main" class="main" tabindex="-1" ref=${main}>
+      <main id="main" class="main" tabindex="-1" ref=${main} onScroll=${onScroll}>
         ${found && isDenied ? html`<${Denied} key=${path} section=${section} />` : found
           ? html`<${Loaded} key=${found.row.load.toString()} row=${found.row} args=${found.args} params=${params} />`
           : html`<${Empty} icon="alert" title="Page not found"><p>The console has no page at this address.</p>

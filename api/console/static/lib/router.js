@@ -22,7 +22,7 @@ export function href(path, params = {}) {
 export function go(path, params = {}, { replace = false } = {}) {
   const address = href(path, params)
   if (replace) {
-    history.replaceState(null, "", address)
+    history.replaceState(history.state, "", address)
     route.set(read())
   } else location.hash = address
 }
