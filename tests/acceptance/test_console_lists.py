@@ -286,12 +286,81 @@ def test_runs_of_other_filters_are_not_shown_with_a_refused_one(
     expect(rows.first).to_be_visible()
     press(page, "Filters")
     page.get_by_label("Thread id").fill("abc")
-    expect(page.get_by_role("alert")).to_contain_text("thread_id")
+    expect(page.get_by_role("alert")).to_contain_text("must be a lower-case UUIDv7")
 
     expect(rows).to_have_count(0)
     page.get_by_label("Thread id").fill("")
     expect(rows.first).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_filters_without_a_field_are_shown_and_removed(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The link to the sub-runs of a run, and one by API key, name what the list is narrowed to."""
+    key_id, key = user.api_key()
+    by_key = user.at(token=key).run({"say": "By key."})
+    run_id = user.run({"say": "Well."})
+    user.ended(run_id)
+    page = signed_in(context, user, f"/runs/{run_id}")
+    page.get_by_role("link", name="Show", exact=True).click()
+    expect(page.get_by_role("heading", name="No run fits the filters")).to_be_visible()
+    expect(page.get_by_label("Persona")).to_have_count(0)
+    press(page, f"Sub-runs of …{run_id[-8:]}: remove this filter")
+    rows = page.locator(".runs-table tbody tr")
+    expect(rows.filter(has_text=run_id[-8:])).to_be_visible()
+    expect(page).to_have_url(re.compile("#/runs$"))
+
+    go(page, f"/runs?api_key_id={key_id}")
+    expect(page.get_by_text(f"By API key …{key_id[-8:]}")).to_be_visible()
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text(by_key[-8:])
+
+
+@pytest.mark.parametrize(
+    ("label", "text", "why"),
+    [
+        ("Persona", "assistant@", "Write key or key@version"),
+        ("Duration from, s", "40000000", "must be at most 31,622,400 s"),
+        ("Cost from, USD", "1e30", "must be between 0 and 1,000,000 USD"),
+        ("Metadata", "team=" + "x" * 600, "must be"),
+    ],
+)
+def test_a_refused_filter_says_so_at_its_field(
+    context: BrowserContext, user: Caller, label: str, text: str, why: str
+) -> None:
+    """Its reason is in the words and the unit of the page, until the field is corrected."""
+    user.ended(user.run({"say": "Well."}))
+    page = signed_in(context, user, "/runs")
+    press(page, "Filters")
+    field = page.get_by_label(label)
+    field.fill(text)
+    expect(field).to_have_attribute("aria-invalid", "true")
+    alert = page.get_by_role("alert")
+    expect(alert).to_have_count(1)
+    expect(alert).to_contain_text(why)
+    expect(field).to_have_accessible_description(re.compile(re.escape(why)))
+    press(page, "Filters")
+    expect(alert).to_be_visible()
+    field.fill("")
+
+    expect(alert).to_have_count(0)
+    expect(page.locator(".runs-table tbody tr").first).to_be_visible()
+    expect(field).to_be_focused()
+
+
+def test_a_corrected_filter_is_not_marked_while_another_cannot_be_read(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The list is not asked for then, and no response says that the field is right."""
+    page = signed_in(context, user, "/runs")
+    press(page, "Filters")
+    page.get_by_label("Persona").fill("assistant@")
+    expect(page.get_by_role("alert")).to_have_text("Write key or key@version")
+    page.get_by_label("Metadata").fill("team")
+    page.get_by_label("Persona").fill("assistant")
+
+    expect(page.get_by_role("alert")).to_have_text("Write key=value")
 
 
 def test_a_late_reading_of_threads_is_not_shown_under_another_end_user(

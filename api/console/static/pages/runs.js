@@ -1,37 +1,54 @@
 // All runs of the org, with filters that stand in the address.
 import { page } from "../lib/api.js"
 import { now } from "../lib/clock.js"
-import { brief, count, duration, money, short, stateOf } from "../lib/format.js"
+import { brief, count, duration, money, plain, short, stateOf } from "../lib/format.js"
 import { classes, html, useEffect, useId, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
+import { byField } from "../settings/fields.js"
 import { Icon } from "../ui/icons.js"
 import { Badge, Button, Empty, Foreign, Head, Loading, Problem, Time, useAction, useInterval } from "../ui/parts.js"
 
 const STATUSES = ["running", "waiting_for_input", "completed", "failed", "cancelled"]
 const PERIODS = /** @type {Record<string, number>} */ ({ "Last hour": 3_600_000, "Last 24 hours": 86_400_000, "Last 7 days": 604_800_000, "Last 30 days": 2_592_000_000 })
 const FILTERS = ["status", "persona", "route_id", "error_code", "end_user_id", "thread_id", "parent_run_id", "api_key_id"]
+/** Filters of links, which have no field. @type {[string, string][]} */
+const LINKED = [["parent_run_id", "Sub-runs of"], ["api_key_id", "By API key"]]
+/** Filters that are never folded. */
+const ABOVE = ["status", "period", ...LINKED.map(([name]) => name)]
+/** The field of each parameter of the request that may be refused. */
+const FIELDS = /** @type {Record<string, string>} */ ({ metadata: "metadata", end_user_id: "end_user_id", persona: "persona", route_id: "route_id",
+  error_code: "error_code", thread_id: "thread_id", parent_run_id: "parent_run_id", api_key_id: "api_key_id", min_cost_usd: "min_cost", min_duration_ms: "min_seconds" })
 const PAGE = 50
 
 /** @param {{params: URLSearchParams}} props */
 export function Page({ params }) {
-  const filters = Object.fromEntries(params)
+  const filters = known(Object.fromEntries(params))
   const list = useRuns(filters)
   const set = (/** @type {Record<string, string>} */ change) => go("/runs", { ...filters, ...change }, { replace: true })
   const isFiltered = Object.values(filters).some(Boolean)
   const isReadable = query(filters) !== null
   // Those of the filters before would seem to fit.
   const rows = isReadable ? list.rows ?? undefined : undefined
+  // What was wrong with the filters before may be corrected.
+  const { error, errors, rest } = list.key === JSON.stringify(filters) ? list : NONE
   return html`<${Head} title="Runs" actions=${html`<${Button} kind="quiet" icon="retry" label="Reload" onClick=${list.reload} />`} />
     <div class="page">
-      <${Filters} filters=${filters} set=${set} isFiltered=${isFiltered} />
-      <${Problem} error=${list.error} onRetry=${list.reload} />
-      ${rows === undefined && !list.error && isReadable && html`<${Loading} lines=${8} />`}
+      <${Filters} filters=${filters} errors=${errors} set=${set} isFiltered=${isFiltered} />
+      <${Problem} error=${rest} onRetry=${list.reload} />
+      ${rows === undefined && !error && isReadable && html`<${Loading} lines=${8} />`}
       ${rows?.length === 0 && html`<${Empty} icon="runs" title=${isFiltered ? "No run fits the filters" : "No runs yet"}>
         <p>${list.next ? "There are older runs that were not looked at yet." : isFiltered ? "Change or clear the filters." : "Runs that clients create appear here."}</p></${Empty}>`}
       ${rows !== undefined && rows.length > 0 && html`<${Table} rows=${rows} />`}
       ${isReadable && list.next && html`<${Button} class="more" busy=${list.more.isBusy} onClick=${() => list.more.run(list.loadMore)}>Older runs</${Button}>`}
       <${Problem} error=${list.more.error} />
     </div>`
+}
+
+/** Leave out a status or period that is none. @param {Record<string, string>} filters */
+function known({ status, period, ...filters }) {
+  if (STATUSES.includes(status)) filters.status = status
+  if (Object.hasOwn(PERIODS, period ?? "")) filters.period = period
+  return filters
 }
 
 /** Return the pairs of the filter of metadata, null if one has no name or no value. @param {string | undefined} text */
@@ -57,11 +74,26 @@ function query(filters) {
   return wanted
 }
 
+/** What the service matches with a pattern that says nothing to people. @type {Record<string, string>} */
+const FORMS = { persona: "Write key or key@version", route_id: "Not a valid route id" }
+
+/** Return what is wrong with each field, in its unit, and the rest of the error. @param {unknown} error */
+function refusals(error) {
+  const { errors, rest } = byField(error, Object.keys(FIELDS))
+  for (const name of Object.keys(FORMS)) if (errors[name]) errors[name] = FORMS[name]
+  const most = /^must be .* to (\d+)$/.exec(errors.min_duration_ms ?? "")
+  if (most) errors.min_duration_ms = `must be at most ${count(Number(most[1]) / 1000)} s`
+  return { errors: Object.fromEntries(Object.entries(errors).map(([name, why]) => [FIELDS[name], why])), rest }
+}
+
+/** The state without an error. */
+const NONE = { error: /** @type {unknown} */ (null), errors: /** @type {Record<string, string>} */ ({}), rest: /** @type {unknown} */ (null) }
+
 /** @param {Record<string, string>} filters */
 function useRuns(filters) {
   const key = JSON.stringify(filters)
-  const [state, setState] = useState(/** @type {{rows: any[] | null, next: string | null, error: unknown, query: any, key: string}} */ (
-    { rows: null, next: null, error: null, query: null, key: "" }))
+  const [state, setState] = useState(/** @type {typeof NONE & {rows: any[] | null, next: string | null, query: any, key: string}} */ (
+    { rows: null, next: null, ...NONE, query: null, key: "" }))
   const more = useAction()
   // Older runs are shown, or asked for: the timer leaves them alone.
   const isExtended = useRef(false)
@@ -74,11 +106,12 @@ function useRuns(filters) {
       const found = await page("runs", { ...wanted, limit: PAGE }, signal)
       if (signal.aborted || (isTimed && isExtended.current)) return
       isExtended.current = false
-      setState({ rows: found.rows, next: found.next, error: null, query: wanted, key })
+      setState({ rows: found.rows, next: found.next, ...NONE, query: wanted, key })
     } catch (error) {
       if (signal.aborted) return
+      const problem = { error, ...refusals(error) }
       // Runs of the filters before would seem to fit these.
-      setState((before) => (before.key === key ? { ...before, error } : { rows: null, next: null, error, query: wanted, key }))
+      setState((before) => (before.key === key ? { ...before, ...problem } : { rows: null, next: null, ...problem, query: wanted, key }))
     }
   }
   useEffect(() => {
@@ -110,10 +143,16 @@ function useRuns(filters) {
   return { ...state, more, loadMore, reload: () => void load() }
 }
 
-/** @param {{filters: Record<string, string>, set: (change: Record<string, string>) => void, isFiltered: boolean}} props */
-function Filters({ filters, set, isFiltered }) {
-  const [isOpen, setOpen] = useState(() => Object.keys(filters).some((name) => !["status", "period"].includes(name)))
-  const input = (/** @type {string} */ name, /** @type {string} */ label, /** @type {string} */ placeholder = "", type = "text", error = "") =>
+/** @param {{filters: Record<string, string>, errors: Record<string, string>, set: (change: Record<string, string>) => void, isFiltered: boolean}} props */
+function Filters({ filters, errors, set, isFiltered }) {
+  const [isWanted, setWanted] = useState(() => Object.keys(filters).some((name) => !ABOVE.includes(name)))
+  // What is wrong is not folded, nor is the field once it is right, in which somebody may write.
+  const isWrong = Object.keys(errors).some((name) => !ABOVE.includes(name))
+  const isOpen = isWanted || isWrong
+  useEffect(() => {
+    if (isWrong) setWanted(true)
+  }, [isWrong])
+  const input = (/** @type {string} */ name, /** @type {string} */ label, /** @type {string} */ placeholder = "", type = "text", error = errors[name] ?? "") =>
     html`<${Filter} key=${name} name=${name} label=${label} value=${filters[name] ?? ""} placeholder=${placeholder} type=${type} error=${error} set=${set} />`
   return html`<section class="filters" aria-label="Filters">
     <div class="chips" role="group" aria-label="Status">
@@ -123,10 +162,15 @@ function Filters({ filters, set, isFiltered }) {
     <label class="sr" for="period">Created</label>
     <select id="period" class="small" value=${filters.period ?? ""} onChange=${(/** @type {any} */ event) => set({ period: event.target.value })}>
       <option value="">Any time</option>${Object.keys(PERIODS).map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select>
-    <button type="button" class="button small" aria-expanded=${isOpen} onClick=${() => setOpen(!isOpen)}><${Icon} name="filter" /><span>Filters</span></button>
+    <button type="button" class="button small" aria-expanded=${isOpen} onClick=${() => setWanted(isWrong || !isOpen)}><${Icon} name="filter" /><span>Filters</span></button>
+    ${LINKED.filter(([name]) => filters[name]).map(([name, label]) => {
+      const text = `${label} ${plain(brief(filters[name]))}`
+      return html`<${Button} key=${name} class="small" icon="close" aria-label=${`${text}: remove this filter`} onClick=${() => set({ [name]: "" })}>${text}</${Button}>
+        ${errors[name] && html`<p class="field-error" role="alert">${errors[name]}</p>`}`
+    })}
     ${isFiltered && html`<button type="button" class="link" onClick=${() => go("/runs", {}, { replace: true })}>Clear</button>`}
     ${isOpen && html`<div class="filter-grid">
-      ${input("metadata", "Metadata", "team=red, tier=pro", "text", pairsOf(filters.metadata) === null ? "Write key=value" : "")}
+      ${input("metadata", "Metadata", "team=red, tier=pro", "text", pairsOf(filters.metadata) === null ? "Write key=value" : errors.metadata ?? "")}
       ${input("end_user_id", "End user")}
       ${input("persona", "Persona", "assistant or assistant@2")}
       ${input("route_id", "Route")}

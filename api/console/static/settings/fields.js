@@ -59,12 +59,12 @@ export function useForm(initial, send) {
 }
 
 /**
- * Divide an error into what is about a field of the form, and the rest.
+ * Divide an error into what is about a field of the form, and the rest, to which its details are cut.
  * @param {unknown} error
  * @param {string[]} names
  * @returns {{errors: Record<string, string>, rest: unknown}}
  */
-function byField(error, names) {
+export function byField(error, names) {
   if (error instanceof FieldError) return { errors: { [error.field]: error.message }, rest: null }
   if (!(error instanceof ApiError) || (error.status !== 422 && error.status !== 409)) return { errors: {}, rest: error }
   /** @type {Record<string, string>} */
