@@ -185,6 +185,40 @@ def test_an_open_page_learns_of_another_role_with_its_next_token(
     expect_role(page, "member")
 
 
+@pytest.mark.parametrize("role", ["owner", "member"])
+def test_a_key_of_data_alone_is_offered_no_page_that_refuses_it(
+    context: BrowserContext, system: System, role: str
+) -> None:
+    """An address says which scope the key lacks, and where a login lacks it, too, whom to ask."""
+    owner = system.caller()
+    person = owner if role == "owner" else system.colleague(owner)
+    page = context.new_page()
+    page.goto(f"{owner.url}/console#/sign-in?with=key")
+    page.get_by_label("API key").fill(person.api_key(scopes=["data.runs.read"])[1])
+    press(page, "Sign in")
+    links = page.get_by_role("navigation").get_by_role("link")
+    expect(links.filter(has_text="Runs")).to_have_count(2)  # one is the name of the console
+    for name in ("API keys", "Members", "Models", "Threads"):
+        expect(links.filter(has_text=name)).to_have_count(0)
+
+    asked: list[str] = []
+    page.on("request", lambda one: asked.append(one.url))
+    sign_in = "sign in with a password or your identity provider, or with a key that has it."
+    admins = f"An owner or admin of {person.get('/v1/me')['org_name']} can give it to you."
+    by_admin = f": {sign_in}" if role == "owner" else f", and so does your role. {admins}"
+    pages = (
+        ("/keys", "admin", by_admin),
+        ("/members", "admin", by_admin),
+        ("/threads", "data.threads.read", f": {sign_in}"),
+        ("/queues", "operator", ". Ask the operator of the service for it."),
+    )
+    for address, scope, way in pages:
+        go(page, address)
+        expect(page.locator("main")).to_contain_text(f"This key lacks the scope {scope}{way}")
+        expect(page.locator("main")).not_to_contain_text("your own keys")
+    assert not [url for url in asked if "/v1/api-keys" in url or "/members" in url]
+
+
 #: Sends requests that are refused, one after the other, for some seconds.
 REFUSED = """async seconds => {
   const base = document.querySelector("script[src*=app]").src

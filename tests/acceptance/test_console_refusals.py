@@ -75,7 +75,7 @@ def test_a_persona_names_the_permission_that_it_requires(
     for address in ("/personas", "/personas/assistant"):
         go(page, address)
         expect(page.get_by_role("heading", level=1)).to_have_text("Personas")
-        expect(page.locator(".empty")).to_contain_text("the permission data.runs.read.")
+        expect(page.locator(".empty")).to_contain_text("the scope data.runs.read:")
 
 
 def test_a_page_names_the_permission_that_it_requires(

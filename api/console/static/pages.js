@@ -11,6 +11,7 @@
  * @property {import("./ui/icons.js").IconName} [icon] pages with an icon are in the navigation
  * @property {"work" | "settings" | "operator"} [group]
  * @property {string} [permission] without it a person sees neither the page nor its place in the navigation
+ * @property {string} [scope] an API key without it sees neither; a log-in does
  */
 
 /** @type {PageRow[]} */
@@ -21,8 +22,8 @@ export const PAGES = [
   { path: "/runs", title: "Runs", icon: "runs", group: "work", permission: "data.runs.read", load: () => import("./pages/runs.js") },
   { path: "/runs/:id", title: "Run", permission: "data.runs.read", load: () => import("./pages/run.js") },
   { path: "/usage", title: "Usage", icon: "usage", group: "work", permission: "data.runs.read", load: () => import("./pages/usage.js") },
-  { path: "/keys", title: "API keys", icon: "key", group: "settings", load: () => import("./pages/keys.js") },
-  { path: "/members", title: "Members", icon: "members", group: "settings", load: () => import("./pages/members.js") },
+  { path: "/keys", title: "API keys", icon: "key", group: "settings", scope: "admin", load: () => import("./pages/keys.js") },
+  { path: "/members", title: "Members", icon: "members", group: "settings", scope: "admin", load: () => import("./pages/members.js") },
   { path: "/personas", title: "Personas", icon: "persona", group: "settings", permission: "data.runs.read", load: () => import("./pages/personas.js") },
   { path: "/personas/:name", title: "Persona", permission: "data.runs.read", load: () => import("./pages/personas.js") },
   { path: "/providers", title: "Models", icon: "provider", group: "settings", permission: "admin", load: () => import("./pages/providers.js") },

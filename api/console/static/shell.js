@@ -23,7 +23,7 @@ export function Shell() {
   /** How far the page at each path was scrolled last. */
   const tops = useRef(/** @type {Map<string, number>} */ (new Map()))
   const found = PAGES.map((row) => ({ row, args: match(row.path, path) })).find(({ args }) => args !== null)
-  const isDenied = found?.row.permission !== undefined && !may(found.row.permission)
+  const isDenied = found !== undefined && !maySee(found.row)
   const section = path.split("/")[1]
   // Before the effects of the page, which may have a better title.
   useLayoutEffect(() => {
@@ -87,10 +87,13 @@ export function Shell() {
     </div>`
 }
 
+/** @param {import("./pages.js").PageRow} row */
+const maySee = ({ permission, scope }) => (!permission || may(permission)) && (!scope || !isKey() || may(scope))
+
 /** @param {{group: "work" | "settings" | "operator", title: string, section: string}} props */
 function Group({ group, title, section }) {
   useStore(me)
-  const rows = PAGES.filter((row) => row.icon && row.group === group && (!row.permission || may(row.permission)))
+  const rows = PAGES.filter((row) => row.icon && row.group === group && maySee(row))
   if (rows.length === 0) return null
   return html`<div class="nav-group">${title && html`<p class="nav-title">${title}</p>`}<ul>${rows.map((row) => html`
     <li key=${row.path}><a href=${href(row.path)} aria-current=${row.path === `/${section}` ? "page" : undefined}>

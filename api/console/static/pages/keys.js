@@ -3,7 +3,7 @@ import { post, remove } from "../lib/api.js"
 import { now } from "../lib/clock.js"
 import { money } from "../lib/format.js"
 import { html, useState } from "../lib/html.js"
-import { isKey, me } from "../lib/session.js"
+import { me } from "../lib/session.js"
 import { CheckField, ChecksField, FormBox, SelectField, TextField, numberOf, useForm } from "../settings/fields.js"
 import { Confirm, Listing, Name, Secret, isAdmin, useList } from "../settings/parts.js"
 import { Badge, Button, Dialog, Empty, Foreign, Head, Time } from "../ui/parts.js"
@@ -25,18 +25,17 @@ export function Page() {
   const [isNew, setNew] = useState(false)
   const [made, setMade] = useState(/** @type {any} */ (null))
   const [leaving, setLeaving] = useState(/** @type {any} */ (null))
-  const canManage = !isKey() || isAdmin()
   const onMade = (/** @type {any} */ key) => {
     setNew(false)
     setMade(key)
     void list.reload()
   }
-  const create = canManage && html`<${Button} kind="primary" icon="plus" onClick=${() => setNew(true)}>Create key</${Button}>`
+  const create = html`<${Button} kind="primary" icon="plus" onClick=${() => setNew(true)}>Create key</${Button}>`
   return html`<${Head} title="API keys" actions=${create} />
     <div class="page">
       <p class="lead">A key lets a program call the API as the member who created it, within its scopes.
         ${isAdmin() ? " You see the keys of all members." : " You see your own keys."}</p>
-      <${Listing} list=${list} label="API keys" columns=${columns(canManage, setLeaving)}
+      <${Listing} list=${list} label="API keys" columns=${columns(setLeaving)}
         empty=${html`<${Empty} icon="key" title="No API keys yet"><p>Create one for each program that calls the API, so that each can be revoked alone.</p></${Empty}>`} />
     </div>
     ${isNew && html`<${NewKey} onMade=${onMade} onClose=${() => setNew(false)} />`}
@@ -49,15 +48,15 @@ export function Page() {
       <p>This cannot be undone.</p></${Confirm}>`}`
 }
 
-/** @param {boolean} canManage @param {(key: any) => void} revoke @returns {import("../settings/parts.js").Column[]} */
-const columns = (canManage, revoke) => [
+/** @param {(key: any) => void} revoke @returns {import("../settings/parts.js").Column[]} */
+const columns = (revoke) => [
   { title: "Name", isTitle: true, cell: (key) => html`<${Name} text=${key.name} /><span class="sub"><code>${key.key_prefix}…</code>${isAdmin() && key.user_id === me.get()?.id ? " · yours" : ""}</span>` },
   { title: "Scopes", cell: (key) => html`<${Scopes} scopes=${key.scopes} />` },
   { title: "Limits", class: "nowrap", cell: (key) => limits(key) },
   { title: "Last used", class: "nowrap", cell: (key) => key.last_used_at ? html`<${Time} at=${key.last_used_at} />` : html`<span class="faint">never</span>` },
   { title: "Expires", class: "nowrap", cell: (key) => key.expires_at ? html`<${Time} at=${key.expires_at} />` : html`<span class="faint">never</span>` },
   { title: "Status", cell: (key) => html`<${Badge} status=${statusOf(key)} />` },
-  { title: "Actions", isHidden: true, cell: (key) => canManage && statusOf(key) === "active" && html`<${Button} kind="quiet" class="small danger-text"
+  { title: "Actions", isHidden: true, cell: (key) => statusOf(key) === "active" && html`<${Button} kind="quiet" class="small danger-text"
     aria-label=${`Revoke ${key.name}`} onClick=${() => revoke(key)}>Revoke</${Button}>` },
 ]
 

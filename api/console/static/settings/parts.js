@@ -2,7 +2,7 @@
 import { ApiError, calledOff, page } from "../lib/api.js"
 import { classes, html, useEffect, useState } from "../lib/html.js"
 import { match, route } from "../lib/router.js"
-import { may, me } from "../lib/session.js"
+import { isKey, may, me } from "../lib/session.js"
 import { useStore } from "../lib/store.js"
 import { PAGES } from "../pages.js"
 import { Icon } from "../ui/icons.js"
@@ -94,13 +94,16 @@ export const Table = ({ label, columns, rows, id = (row) => row.id }) => html`<t
 export const Failed = ({ error, onRetry }) => error instanceof ApiError && error.status === 403
   ? html`<${Forbidden} />` : html`<${Problem} error=${error} onRetry=${onRetry} />`
 
-/** What the page at this address requires, and who gives it. */
+/** What the page at this address requires, and who gives it: to a key, nobody, but perhaps to whose key it is. */
 export function Forbidden() {
   const { path } = useStore(route)
   const permission = PAGES.find((row) => match(row.path, path))?.permission ?? "admin"
+  const isOfRole = permission === "admin" && me.get()?.role === "member"
+  const way = permission === "operator" ? "Ask the operator of the service for it."
+    : isKey() && !isOfRole ? "" : html`An owner or admin of <${Foreign} text=${me.get()?.org_name ?? "the org"} /> can give it to you.`
   return html`<${Empty} icon="alert" title="You may not see this">
-    <p>This requires the permission <code>${permission}</code>. ${permission === "operator" ? "Ask the operator of the service for it."
-      : html`An owner or admin of <${Foreign} text=${me.get()?.org_name ?? "the org"} /> can give it to you.`}</p></${Empty}>`
+    <p>${isKey() ? html`This key lacks the scope` : html`This requires the permission`} <code>${permission}</code>${isKey() && isOfRole && ", and so does your role"}${
+      way ? html`. ${way}` : ": sign in with a password or your identity provider, or with a key that has it."}</p></${Empty}>`
 }
 
 export const isAdmin = () => may("admin")
