@@ -240,3 +240,22 @@ def test_reports_name_the_limit_on_requests(context: BrowserContext, user: Calle
     expect(page.get_by_text("have to wait")).to_have_count(0)
 
     expect(page.get_by_role("heading", name="By end user")).to_be_visible()
+
+
+@pytest.mark.parametrize("token", ["i" * 201, "bad%00token"])
+@pytest.mark.parametrize("kind", ["join", "reset"])
+def test_a_link_that_is_none_says_so(
+    context: BrowserContext, user: Caller, kind: str, token: str
+) -> None:
+    """The service refuses a field that the form does not have."""
+    page = context.new_page()
+    page.goto(f"{user.url}/console#/{kind}/{token}")
+    if kind == "join":
+        page.get_by_label("User name").fill("newcomer")
+        page.get_by_label("Email").fill("newcomer@example.com")
+    page.get_by_label("assword").fill("abcdefghij")
+    press(page, "Create account and join" if kind == "join" else "Change password")
+
+    expect(page.get_by_role("alert")).to_have_text(
+        "This link is not valid. Open it as it was sent, or ask for a new one."
+    )

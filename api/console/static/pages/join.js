@@ -44,6 +44,9 @@ export function Reset({ token }) {
     }} /></${Card}>`
 }
 
+/** What the service refuses of the link itself. */
+const OF_LINK = ["invitation", "token"]
+
 /** @param {{action: string, isNew: boolean, isPasswordOnly?: boolean,
  *   send: (values: Record<string, string>, signal: AbortSignal) => Promise<Record<string, string>>}} props `send` is called off with the form */
 function Entry({ action, isNew, isPasswordOnly = false, send }) {
@@ -60,11 +63,13 @@ function Entry({ action, isNew, isPasswordOnly = false, send }) {
   }
   const input = (/** @type {string} */ name, /** @type {any} */ more) => (/** @type {string} */ field) => html`<input id=${field} name=${name} required ...${more}
     value=${values[name] ?? ""} aria-invalid=${errors[name] ? "true" : undefined} onInput=${(/** @type {any} */ event) => setValues({ ...values, [name]: event.target.value })} />`
+  const isWrongLink = OF_LINK.some((name) => errors[name])
+  const whole = errors[""] ?? (isWrongLink ? "This link is not valid. Open it as it was sent, or ask for a new one." : undefined)
   return html`<form onSubmit=${submit}>
     ${!isPasswordOnly && html`<${Field} label=${isNew ? "User name" : "User name or email"} id=${`${id}-login`} error=${errors.login}>
       ${input("login", { autocomplete: "username", autocapitalize: "none", spellcheck: false, autofocus: true, maxlength: 200 })}</${Field}>`}
     ${!isPasswordOnly && isNew && html`<${Field} label="Email" id=${`${id}-email`} error=${errors.email}>${input("email", { type: "email", autocomplete: "email", maxlength: 200 })}</${Field}>`}
-    <${Field} label=${isPasswordOnly ? "New password" : "Password"} id=${`${id}-password`} error=${errors.password ?? errors[""]} hint=${isNew ? "At least 8 characters." : undefined}>
+    <${Field} label=${isPasswordOnly ? "New password" : "Password"} id=${`${id}-password`} error=${errors.password ?? whole} hint=${isNew ? "At least 8 characters." : undefined}>
       ${input("password", { type: "password", autocomplete: isNew ? "new-password" : "current-password", minlength: isNew ? 8 : undefined })}</${Field}>
     <${Button} kind="primary" class="wide" type="submit" busy=${isBusy}>${action}</${Button}></form>`
 }
