@@ -259,3 +259,26 @@ def test_a_link_that_is_none_says_so(
     expect(page.get_by_role("alert")).to_have_text(
         "This link is not valid. Open it as it was sent, or ask for a new one."
     )
+
+
+@pytest.mark.parametrize("days", ["99999999999", "1000", "-3", "abc", "1e400"])
+def test_a_period_of_usage_that_is_none_is_the_usual_one(
+    context: BrowserContext, user: Caller, days: str
+) -> None:
+    """An address that somebody has written shows a report, not a failure."""
+    page = signed_in(context, user, f"/usage?days={days}")
+    period = page.get_by_role("group", name="Period")
+
+    expect(period.get_by_role("button", name="30 days")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("heading", name="By day")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_measure_of_usage_that_is_none_is_the_cost(context: BrowserContext, user: Caller) -> None:
+    """An address that somebody has written draws no bars of another measure."""
+    page = signed_in(context, user, "/usage?measure=abc")
+    measure = page.get_by_role("group", name="Measure")
+
+    expect(measure.get_by_role("button", name="Cost")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("img", name="By day")).to_be_visible()
+    expect(page.get_by_text("NaN")).to_have_count(0)

@@ -8,6 +8,8 @@ import { go } from "../lib/router.js"
 import { Empty, Field, Foreign, Head, Loading, Problem, useRead } from "../ui/parts.js"
 
 const DAYS = [7, 30, 90]
+/** A report covers no more. */
+const MOST_DAYS = 366
 const MEASURES = /** @type {const} */ ([["cost_usd", "Cost"], ["runs", "Runs"], ["tokens", "Tokens"]])
 
 /** @param {any} row @param {string} measure */
@@ -57,8 +59,9 @@ async function report(path, params, signal, onWait) {
 
 /** @param {{params: URLSearchParams}} props */
 export function Page({ params }) {
-  const days = Number(params.get("days")) || 30
-  const measure = params.get("measure") ?? "cost_usd"
+  const given = Math.floor(Number(params.get("days")))
+  const days = given >= 1 && given <= MOST_DAYS ? given : 30
+  const measure = MEASURES.find(([name]) => name === params.get("measure"))?.[0] ?? "cost_usd"
   const key = params.get("key") ?? ""
   const set = (/** @type {Record<string, string>} */ change) => go("/usage", { ...Object.fromEntries(params), ...change }, { replace: true })
   const period = periodOf(days)
