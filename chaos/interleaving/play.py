@@ -29,7 +29,7 @@ from arkloop.shared.threads.content import Content
 from chaos.interleaving import execution
 from chaos.interleaving.actor import Actor
 from chaos.interleaving.schedule import Schedule
-from chaos.interleaving.trace import LEFT, Doing, Trace
+from chaos.interleaving.trace import Doing, Trace
 from chaos.interleaving.verdict import verdict
 from chaos.interleaving.world import World
 from chaos.model.bugs import Bug
@@ -282,8 +282,6 @@ class Play:
             actor.does = Doing("sweep: cancel")
             with connections.transaction() as tx:
                 sweep._cancel_unheld(tx)
-        actor.does = Doing(LEFT)
-        waiting_runs.start_left(connections)
 
     def _settle(self, schedule: Schedule) -> None:
         """End all that is left, one thing after the other; nothing crashes any more."""

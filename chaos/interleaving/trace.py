@@ -94,9 +94,6 @@ class Trace:
         if may_be_two:
             return
         self.steps += 1
-        if doing.what == LEFT:
-            self.faults.append(f"no lost wake-up: {before} had to be started by the sweep")
-            return
         self._check_moves(before, doing, after)
         self._check_table(before, doing, after)
 
@@ -230,8 +227,6 @@ class Trace:
                     yield happening, Case(run=number)
 
 
-#: The sweep's look for threads that an earlier release has left: there must be none.
-LEFT = "start what was left"
 _AHEAD = (OnBusy.INTERRUPT, OnBusy.ROLLBACK)
 
 

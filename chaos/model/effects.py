@@ -120,7 +120,6 @@ def _facts(table: Table, thread: Thread, case: Case) -> frozenset[Guard]:
     facts = {
         Guard.HAS_TIME: case.is_later,
         Guard.IS_FULL: thread.waiting >= table.max_waiting,
-        Guard.HAS_PENDING: bool(thread.queue),
         Guard.MAY_JOIN: _run_to_join(table, thread, case.by) != NOBODY,
         Guard.TAKES_MESSAGES: table.takes_messages,
         Guard.IS_SUPERSEDED: run is not None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from arkloop.shared.runs.thread_queue import OnBusy
-from chaos.model import earlier_release, promises
+from chaos.model import promises
 from chaos.model.busy_thread import Thread
 from chaos.model.effects import Table
 from chaos.model.explorer import Exploration, Search
@@ -15,7 +15,6 @@ OUT_OF_REACH = frozenset(
     {
         "due in a thread that is gone",
         "end in a thread that is gone",
-        "left in a thread that is gone",
         "step alone",
     }
 )
@@ -40,7 +39,6 @@ class Scope:
             *(["a wait for input"] * bounds.parks),
             *(["not_before"] * bounds.has_times),
             *(["revoked keys"] * bounds.has_revocations),
-            *(["a worker of an earlier release"] * bounds.has_earlier_worker),
         ]
         return "; ".join(extras)
 
@@ -53,11 +51,10 @@ def _scope(
     parks: int = 0,
     times: bool = False,
     revocations: bool = False,
-    earlier: bool = False,
     max_waiting: int = 3,
 ) -> Scope:
     values = on_busy or tuple(OnBusy)
-    bounds = Bounds((first, second), crashes, parks, values, times, revocations, earlier)
+    bounds = Bounds((first, second), crashes, parks, values, times, revocations)
     return Scope(bounds, max_waiting)
 
 
@@ -65,12 +62,10 @@ def _scope(
 SHORT = (
     _scope(1, 1, crashes=1, parks=1, times=True),
     _scope(2, 1, OnBusy.ENQUEUE, OnBusy.STEER, max_waiting=1),
-    _scope(2, 1, OnBusy.ENQUEUE, earlier=True),
 )
 WHOLE = (
     _scope(2, 1, crashes=1),
     _scope(2, 1, parks=1, times=True, revocations=True),
-    _scope(2, 1, OnBusy.ENQUEUE, OnBusy.INTERRUPT, times=True, earlier=True),
     _scope(2, 1, crashes=1, parks=1, times=True, max_waiting=2),
     _scope(3, 1, OnBusy.ENQUEUE, OnBusy.MERGE, OnBusy.INTERRUPT, revocations=True),
     _scope(2, 2, OnBusy.STEER, OnBusy.ROLLBACK, OnBusy.MERGE, crashes=1),
@@ -81,8 +76,6 @@ def explore(table: Table, bounds: Bounds) -> Exploration[Thread]:
     """Search every interleaving within the bounds; `table.used` collects the rules that apply."""
     model = Model(table, bounds)
     of_states = promises.of_states(table.max_waiting)
-    if bounds.has_earlier_worker:
-        of_states = {name: of for name, of in of_states.items() if name != earlier_release.BROKEN}
     return Search(
         model.initial(),
         model.moves,

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from arkloop.shared.runs.thread_queue import Effect, Happening, Holder, OnBusy
-from chaos.model import earlier_release
 from chaos.model.busy_thread import (
     ACTIVE,
     CANCELLED,
@@ -88,8 +87,6 @@ class Model:
             yield from self._sweep(thread)
         if thread.crashes:
             yield from self._crashes(thread)
-        if self.bounds.has_earlier_worker:
-            yield from earlier_release.moves(self.table, thread)
 
     # ---- clients ---------------------------------------------------------------------
 

@@ -22,7 +22,6 @@ class Bounds:
     on_busy: tuple[OnBusy, ...] = tuple(OnBusy)
     has_times: bool = True
     has_revocations: bool = True
-    has_earlier_worker: bool = False  # in place of what an end does to the thread, at any end
 
 
 def happening_of(tx: Tx) -> Happening:

@@ -116,8 +116,6 @@ class _Request:
                     self._discard_output()
                 case Effect.END_ACTIVE:
                     made = made._replace(position=None)  # it is what starts
-                case Effect.START_FIRST:
-                    waiting_runs.start_first(self.tx, self.new.thread_id)
         # Last: if no worker holds the active run, it ends now, and the next one starts.
         trees.carry_out(self.tx, self.cancelled)
         return made
@@ -142,7 +140,6 @@ class _Request:
         holds = {
             Guard.HAS_TIME: self._is_for_later(),
             Guard.IS_FULL: self.queue.waiting >= thread_queue.MAX_WAITING,
-            Guard.HAS_PENDING: self.queue.pending > 0,
             Guard.MAY_JOIN: self._joinable() is not None,
             Guard.TAKES_MESSAGES: self._takes_messages(),
             Guard.IS_SUPERSEDED: self._is_superseded(),

@@ -101,7 +101,6 @@ def sweep(connections: Connections) -> None:
                     return
                 is_left = bool(settle(tx)) and time.monotonic() < until
     waiting_runs.start_due(connections)
-    waiting_runs.start_left(connections)
 
 
 def take_turn(connections: Connections) -> bool:

@@ -49,7 +49,6 @@ class Happening(StrEnum):
     CANCEL_ACTIVE = "cancel_active"
     STEP = "step"  # the worker is about to call the model
     END = "end"  # of the active run: by its worker, by a cancel, by expiry, by the sweep
-    LEFT = "left"  # the sweep finds runs that are pending, and none that is active
 
 
 class Guard(StrEnum):
@@ -57,7 +56,6 @@ class Guard(StrEnum):
 
     HAS_TIME = "has_time"  # the request has a `not_before` that is ahead
     IS_FULL = "is_full"  # `MAX_WAITING` is reached
-    HAS_PENDING = "has_pending"  # at least one run is pending
     MAY_JOIN = "may_join"  # the caller has a pending run that can take the message, too
     TAKES_MESSAGES = "takes_messages"  # the active run is carried out by the service's own loop
     IS_SUPERSEDED = "is_superseded"  # the first pending run has interrupted the active one
@@ -69,7 +67,7 @@ class Guard(StrEnum):
 class Effect(StrEnum):
     """Changes that a rule makes, in its order, in one transaction.
 
-    "The run" is the one of the happening: that which is created, due, cancelled or left.
+    "The run" is the one of the happening: that which is created, due or cancelled.
     """
 
     # The request gets an error, and nothing is stored.
@@ -173,13 +171,6 @@ RULES: tuple[Rule, ...] = (
     # ---- a request creates a run --------------------------------------------------------
     _rule("full for later", _W.CREATE, _E.REJECT_FULL, guards=[_G.HAS_TIME, _G.IS_FULL]),
     _rule("later", _W.CREATE, _E.SCHEDULE, guards=[_G.HAS_TIME]),
-    # Pending runs without an active one: a worker of an earlier release has ended that.
-    _rule(
-        "behind the left over",
-        *(_W.CREATE, _E.PEND_LAST, _E.START_FIRST),
-        holder=[_H.NONE],
-        guards=[_G.HAS_PENDING],
-    ),
     _rule("free", _W.CREATE, _E.START, holder=[_H.NONE]),
     _rule("reject", _W.CREATE, _E.REJECT_BUSY, on_busy=[OnBusy.REJECT], holder=_BUSY),
     _rule("merge", _W.CREATE, _E.JOIN, on_busy=[OnBusy.MERGE], guards=[_G.MAY_JOIN]),
@@ -248,12 +239,6 @@ RULES: tuple[Rule, ...] = (
     ),
     # ---- a scheduled run ----------------------------------------------------------------
     _rule("due in a thread that is gone", _W.DUE, _E.WITHDRAW, guards=[_G.IS_GONE]),
-    _rule(
-        "due behind the left over",
-        *(_W.DUE, _E.PEND_LAST, _E.START_FIRST),
-        holder=[_H.NONE],
-        guards=[_G.HAS_PENDING],
-    ),
     _rule("due", _W.DUE, _E.START, holder=[_H.NONE]),
     _rule("due while busy", _W.DUE, _E.PEND_LAST, _E.FLAG, holder=_BUSY),
     # ---- cancels ------------------------------------------------------------------------
@@ -297,11 +282,6 @@ RULES: tuple[Rule, ...] = (
         becomes=_H.NONE,
     ),
     _rule("end alone", _W.END, holder=_BUSY, becomes=_H.NONE),
-    # ---- what was left by a worker of an earlier release ----------------------------------
-    _rule(
-        "left in a thread that is gone", _W.LEFT, _E.WITHDRAW, holder=[_H.NONE], guards=[_G.IS_GONE]
-    ),
-    _rule("left", _W.LEFT, _E.START_FIRST, holder=[_H.NONE]),
 )
 
 

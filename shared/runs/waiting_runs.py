@@ -19,7 +19,6 @@ from sqlalchemy import (
     exists,
     func,
     literal,
-    literal_column,
     or_,
     select,
     update,
@@ -30,7 +29,7 @@ from arkloop.shared.errors import Unavailable
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import agent_queue, offered_messages, places
-from arkloop.shared.runs.states import ACTIVE, RunState
+from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.thread_queue import Effect, Guard, Happening, Holder, rule_for
 from arkloop.shared.storage import postgres
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -42,7 +41,7 @@ from arkloop.shared.threads import thread_contexts
 
 log = logging.getLogger(__name__)
 
-#: Runs whose time has come, and threads without an active run, that one look finds.
+#: Runs whose time has come that one look finds.
 BATCH = 100
 #: Runs that one look finds where more have become due: they start in turns of their orgs.
 DUE_AT_ONCE = 1_000
@@ -56,7 +55,6 @@ _START = statement(__package__, "start")
 _DUE_IN_TURNS = statement(__package__, "due_in_turns")
 _IS_DUE = and_(IS_SCHEDULED, runs.c.not_before <= func.now())
 _LOCK_ACTIVE = statement(__package__, "lock_active")
-_OTHER = runs.alias()
 
 
 def lock_active(
@@ -76,11 +74,6 @@ def holder_of(active: Row[Any] | None) -> Holder:
     if active is None:
         return Holder.NONE
     return Holder.CANCELLING if active.cancel_requested_at is not None else Holder(active.state)
-
-
-def pending(sql: Connection, thread_id: UUID) -> bool:
-    """Return whether a run is pending in the thread."""
-    return bool(sql.scalar(select(exists().where(runs.c.thread_id == thread_id, IS_PENDING))))
 
 
 def flag(tx: Transaction, run_id: UUID, **also: bool) -> None:
@@ -107,7 +100,7 @@ def after_end(tx: Transaction, ended: Row[Any]) -> None:
                     discard(tx, ended.thread_id, ended.run_id, position)
                     offered_messages.leave(tx, ended.run_id)
             case Effect.START_FIRST:
-                start_first(tx, ended.thread_id)
+                _start_first(tx, ended.thread_id)
             case Effect.WITHDRAW_PENDING:
                 _withdraw_pending(tx, ended.thread_id)
 
@@ -122,25 +115,20 @@ def discard(tx: Transaction, thread_id: UUID, run_id: UUID, position: int) -> No
     thread_contexts.forget(tx, thread_id, literal(position - 1))
 
 
-def start_first(tx: Transaction, thread_id: UUID) -> None:
+def _start_first(tx: Transaction, thread_id: UUID) -> None:
     """Start the first pending run of a thread, whose row is locked and which has no active run.
 
     One that is to be cancelled is left to the sweep.
     """
-    if (run := _first(tx, thread_id)) is not None:
-        _start(tx, run["id"])
-
-
-def _first(tx: Transaction, thread_id: UUID) -> RowMapping | None:
-    """Lock the first pending run of a thread, without those that are to be cancelled."""
     first = (
-        select(runs.c.id, runs.c.state)
+        select(runs.c.id)
         .where(runs.c.thread_id == thread_id, IS_PENDING, runs.c.cancel_requested_at.is_(None))
         .order_by(runs.c.position)
         .limit(1)
         .with_for_update(key_share=True)
     )
-    return tx.sql.execute(first).mappings().one_or_none()
+    if (run_id := tx.sql.scalar(first)) is not None:
+        _start(tx, run_id)
 
 
 def _start(tx: Transaction, run_id: UUID) -> None:
@@ -243,8 +231,6 @@ def _is_due(tx: Transaction, run_id: UUID) -> None:
     if not is_still(tx.sql, run.thread_id, active):
         return  # the next look finds it
     facts = [Guard.IS_GONE] if is_gone else []
-    if pending(tx.sql, run.thread_id):
-        facts.append(Guard.HAS_PENDING)
     for effect in rule_for(Happening.DUE, holder_of(active), facts).effects:
         match effect:
             case Effect.WITHDRAW:
@@ -253,8 +239,6 @@ def _is_due(tx: Transaction, run_id: UUID) -> None:
                 _start(tx, run.id)
             case Effect.PEND_LAST:
                 _pend(tx, run.id, run.thread_id)
-            case Effect.START_FIRST:
-                start_first(tx, run.thread_id)
             case Effect.FLAG:
                 assert active is not None
                 flag(tx, active.id)
@@ -271,45 +255,6 @@ def _pend(tx: Transaction, run_id: UUID, thread_id: UUID) -> None:
     )
     pended = {"state": RunState.PENDING, "position": place}
     tx.sql.execute(update(runs).where(runs.c.id == run_id).values(pended))
-
-
-def start_left(connections: Connections) -> None:
-    """Start pending runs of threads without an active one, which an earlier release has ended.
-
-    Raises:
-        Unavailable
-    """
-    with connections.reading() as sql:
-        left: Sequence[UUID] = sql.scalars(
-            select(runs.c.thread_id)
-            .where(
-                IS_PENDING,
-                runs.c.cancel_requested_at.is_(None),
-                ~exists().where(
-                    _OTHER.c.thread_id == runs.c.thread_id,
-                    # Literal: see `tables.IS_ACTIVE`.
-                    _OTHER.c.state.in_([literal_column(f"'{state}'") for state in sorted(ACTIVE)]),
-                ),
-            )
-            .distinct()
-            .limit(BATCH)
-        ).all()
-    for thread_id in left:
-        with connections.transaction() as tx:
-            _is_left(tx, thread_id)
-
-
-def _is_left(tx: Transaction, thread_id: UUID) -> None:
-    is_gone = _lock_thread(tx.sql, thread_id)
-    if not is_still(tx.sql, thread_id, None) or (run := _first(tx, thread_id)) is None:
-        return
-    facts = [Guard.IS_GONE] if is_gone else []
-    for effect in rule_for(Happening.LEFT, Holder.NONE, facts).effects:
-        match effect:
-            case Effect.START_FIRST:
-                _start(tx, run["id"])
-            case Effect.WITHDRAW:
-                withdraw(tx, run)
 
 
 def _lock_thread(sql: Connection, thread_id: UUID) -> bool:

@@ -312,7 +312,7 @@ def test_a_message_that_is_offered_in_a_deleted_thread_starts_no_run(stored: Sto
 
 
 def test_runs_that_wait_end_with_their_thread(stored: StoredRuns) -> None:
-    """They are cancelled, scheduled ones and those that an earlier release has left pending."""
+    """They are cancelled, those that are pending and those that are scheduled."""
     thread = BusyThread(stored)
     first, pending, later = thread.say("a"), thread.say("b"), thread.say("c", not_before=LATER)
     stored.set(first.run_id, state=RunState.COMPLETED, ended_at=func.now())

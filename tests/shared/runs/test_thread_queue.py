@@ -20,7 +20,6 @@ BUSY = [holder for holder in Holder if holder is not Holder.NONE]
 OF_CREATE = [
     Guard.HAS_TIME,
     Guard.IS_FULL,
-    Guard.HAS_PENDING,
     Guard.MAY_JOIN,
     Guard.TAKES_MESSAGES,
     Guard.IS_SUPERSEDED,

@@ -258,16 +258,6 @@ def test_a_scheduled_run_waits_for_a_busy_thread(thread: BusyThread) -> None:
     assert ["a", "A", "c", "C", "b", "B"] == thread.texts()
 
 
-def test_the_sweep_starts_what_an_end_has_left(thread: BusyThread) -> None:
-    """An earlier release ends a run without a look at what waits."""
-    first, second = thread.say("a"), thread.say("b")
-    thread.stored.set(first.run_id, state="completed", ended_at=func.now())
-
-    sweep.sweep(thread.stored.connections)
-
-    assert "queued" == thread.stored.state(second.run_id)
-
-
 def test_a_thread_with_a_run_that_waits_for_input_is_held(thread: BusyThread) -> None:
     """What waits behind it waits until it has ended."""
     first = thread.say("a")

@@ -379,7 +379,7 @@ def test_the_sweep(connections: Connections, written: History) -> None:
     # Sums of usage have a column `runs`.
     others = r"JOIN orgs|INTO usage_| IN \(NULL\) |WHERE runs\.id IN \(%\("
     swept = [one for one in by_table if re.search(tables, one[0]) and not re.search(others, one[0])]
-    lost, gone, orphans, held, unheld, late, _overdue, leaked, due, left, *retained = swept
+    lost, gone, orphans, held, unheld, late, _overdue, leaked, due, *retained = swept
     old, shorten, collect, settle, drop = retained
 
     Plans(connections, lost).check({"ix_runs_owner"}, few=FEW)
@@ -392,7 +392,6 @@ def test_the_sweep(connections: Connections, written: History) -> None:
     Plans(connections, late).check({"ix_runs_input_expires_at", "ix_orgs_suspended"})
     Plans(connections, leaked).check({"pk_holds", "pk_runs"})
     Plans(connections, due).check({"ix_runs_not_before"})
-    Plans(connections, left).check({WAITING, "uq_runs_unended_thread_id"})
     Plans(connections, old).check({"ix_runs_ended_at", "pk_runs"})
     Plans(connections, shorten).check({"ix_forgotten_events_collect_at", "pk_forgotten_events"})
     Plans(connections, collect).check({"ix_forgotten_events_collect_at", "pk_run_events"})
