@@ -33,11 +33,17 @@ def this_month() -> date:
 
 
 def store(connections: Connections, org_id: UUID, seed: int) -> list[dict[str, Any]]:
-    """Store runs of the last weeks; some reserved in another month than that of their end."""
+    """Store runs of some days; some reserved in another month than that of their end.
+
+    The first seed has all of this month and the end of the one before.
+    """
     chance, now = random.Random(seed), datetime.now(UTC)
+    days = now.day + 3 if seed == 0 else 8  # each is summed up in 144 intervals
     rows = [run(org_id, key, now, this_month(), 7) for key in KEYS]
+    first = now - timedelta(days=days)
+    rows.append(run(org_id, KEYS[1], first, first.date().replace(day=1), 11))
     for _ in range(400):
-        ended_at = now - timedelta(minutes=chance.randrange(50 * 1440) ** chance.random())
+        ended_at = now - timedelta(minutes=chance.randrange(days * 1440) ** chance.uniform(0.2, 1))
         month = ended_at.date().replace(day=1)
         if chance.random() < 0.1:
             month = (month - timedelta(days=1)).replace(day=1)
@@ -129,7 +135,7 @@ def test_a_month_that_is_summed_up_reads_few_runs(money: Money) -> None:
     """Runs are read that have ended since the last sum, or count in another month. A key reads its
     own runs and sums.
     """
-    rows = store(money.connections, money.org_id, seed=0)
+    rows = store(money.connections, money.org_id, seed=1)
     while usage_sums.roll_up(money.connections):
         pass
     recent = datetime.now(UTC) - usage_sums.OVER - 2 * usage_sums.INTERVAL
