@@ -57,7 +57,6 @@ class Settings:
     redis_url: str
     broker_url: str
     jwt_secret: str = field(repr=False)
-    redis_verify: bool = True  # whether `rediss://` verifies certificates; see `redis_url.verified`
     #: Postgres itself, where `database_url` leads to a pooler: for what needs a session.
     direct_database_url: str | None = None
     prepared_statements: bool | None = None  # None: wherever no pooler stands between
@@ -195,7 +194,6 @@ class _Reader:
             ],
             "redis_url": of_streams,
             "broker_url": of_broker,
-            "redis_verify": verifies,
             "jwt_secret": self._secret("ARKLOOP_JWT_SECRET"),
             "encryption_key": self._keys("ARKLOOP_ENCRYPTION_KEY"),
             "registration_open": self._choice("ARKLOOP_REGISTRATION", ("closed", "open")) == "open",
