@@ -95,7 +95,6 @@ personas = Table(
     Column("definition", JSONB, nullable=False),  # the fields of `personas.Persona` that were given
     ref_("created_by_user_id", "users.id"),
     created_at_(),
-    Index("ix_personas_created_by_user_id", "created_by_user_id"),
 )
 
 #: A tool of an org that runs call by HTTP.
