@@ -168,10 +168,7 @@ def understood(
     for name, value in definition.items():
         reader = FIELDS.get(name)
         if reader is None:
-            new_name = _RENAMED.get(name)
-            problems[str(name)] = [
-                f"unknown field: renamed to `{new_name}`" if new_name else "unknown field"
-            ]
+            problems[str(name)] = ["unknown field"]
         elif value is not None:
             try:
                 values[name] = reader.read(value)
@@ -221,11 +218,8 @@ def to_stored(definition: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_stored(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored definition as it was given, under the current field names.
-
-    Definitions that the previous release published, perhaps during a deploy, have the old names.
-    """
-    definition = {_RENAMED.get(name, name): value for name, value in stored.items()}
+    """Return a stored definition as it was given."""
+    definition = dict(stored)
     if (schema := definition.get("output_schema")) is not None:
         definition["output_schema"] = output_schema.from_text(schema)
     if (tools := definition.get("client_tools")) is not None:
@@ -270,8 +264,6 @@ FIELDS: Mapping[str, FieldReader] = {
     "overrides": list_of(one_of(*OVERRIDES), len(OVERRIDES)),
     "on_limit": one_of("answer", "fail"),
 }
-#: Fields under their former names.
-_RENAMED = {"confirm": "require_approval"}
 
 
 # ---- those that come with the code ---------------------------------------------------

@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert
 
-from arkloop.shared.catalog import personas, published_personas
+from arkloop.shared.catalog import personas
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.catalog import mcp_configs
@@ -181,7 +181,6 @@ def test_a_published_version_never_changes(alice: User) -> None:
         ({"client_tools": [{**CLIENT_TOOL, "name": "read_result"}]}, "client_tools"),
         ({"mcp": ["space"]}, "mcp"),
         ({"require_approval": ["calculator"]}, "require_approval"),
-        ({"tools": ["calculator"], "confirm": ["calculator"]}, "confirm"),
         ({"max_steps": 1000}, "max_steps"),
         ({"max_cost_usd": "0.5"}, "max_cost_usd"),
         ({"max_cost_usd_per_month": -1}, "max_cost_usd_per_month"),
@@ -320,23 +319,6 @@ def test_a_definition_with_thousands_of_unknown_fields_gets_a_short_response(ali
 
     assert 50 == len(details_of(refused))
     assert len(refused.data) < 10_000
-
-
-def test_a_persona_that_the_previous_release_published_still_requires_approval(
-    alice: User, connections: Connections
-) -> None:
-    """A stored `confirm` is shown and used as `require_approval`."""
-    with connections.transaction() as tx:
-        row = {"org_id": alice.org_id, "key": "earlier", "version": "1"}
-        definition = {"tools": ["calculator"], "confirm": ["calculator"]}
-        row |= {"definition": definition, "created_by_user_id": alice.id}
-        tx.sql.execute(insert(table).values(row))
-        stored = tx.sql.execute(select(table).where(table.c.key == "earlier")).one()
-
-    shown = alice.get(f"{PATH}/earlier").json or {}
-    assert (["calculator"], True) == (shown["require_approval"], "problems" not in shown)
-    assert [shown] == [one for one in alice.get(PATH).json or [] if one["id"] == "earlier@1"]
-    assert {"calculator"} == published_personas.persona_of(stored).require_approval
 
 
 def test_one_that_another_release_has_published_is_shown_with_its_problems(

@@ -135,7 +135,6 @@ def test_a_definition_has_every_field() -> None:
     ("name", "value", "why"),
     [
         ("prompt", "x", "unknown field"),
-        ("confirm", ["*"], "unknown field: renamed to `require_approval`"),
         ("agent", "a b", "must match"),
         ("system_prompt", 1, "must be a string"),
         ("system_prompt", "é" * 32_769, "at most 65536 bytes"),
