@@ -1,5 +1,6 @@
 """The play of one interleaving: clients, a worker and the sweep in a thread, in random order."""
 
+import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,9 +118,13 @@ class Play:
     def run(self) -> Played:
         """Play the interleaving to its end, and judge what is left."""
         whole, thread_queue.MAX_WAITING = thread_queue.MAX_WAITING, self.bound
+        errors = _Errors(self.trace.faults)
+        service = logging.getLogger("arkloop")
+        service.addHandler(errors)
         try:
             return self._run()
         finally:
+            service.removeHandler(errors)
             thread_queue.MAX_WAITING = whole
 
     def _run(self) -> Played:
@@ -305,6 +310,18 @@ class Play:
                 self.trace.faults.append(f"{actor.name} {actor.does}: {actor.error!r}")
                 return
         self.trace.faults.append("progress: something is left")
+
+
+class _Errors(logging.Handler):
+    """The errors that the service logs and survives: faults, too."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._faults = faults
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self._faults.append(f"{record.getMessage()}: {error!r}")
 
 
 #: Rounds in which everything that was accepted must have ended.
