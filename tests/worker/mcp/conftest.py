@@ -12,8 +12,11 @@ from arkloop.shared.catalog import mcp_configs
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.mcp.client import McpClient
+from arkloop.worker.mcp.discovery import server_of
+from arkloop.worker.mcp.server import Server
 from arkloop.worker.mcp.tools import McpTools, tools_of
 from tests.clients import User
+from tests.mcp_configs import oauth_config
 from tests.worker.mcp.odd_server import Odd
 from tests.worker.mcp.offered_tools import ODD, Named, says
 from tests.worker.mcp.sdk_server import META, Sdk, server_at
@@ -90,3 +93,13 @@ def call(http_client: McpClient, sdk: Sdk) -> Callable[..., str]:
         )
 
     return ask
+
+
+@pytest.fixture
+def server(connections: Connections, alice: User) -> Server:
+    """A server of Alice's org that requires OAuth."""
+    config_id = oauth_config(connections, alice.org_id)
+    with connections.reading() as sql:
+        row = mcp_configs.of_id(sql, config_id)
+    assert row is not None
+    return server_of(connections.settings, row)

@@ -22,13 +22,11 @@ from arkloop.worker.contract.input_requests import Replies
 from arkloop.worker.mcp import AuthorizationRequired, McpFailed, access
 from arkloop.worker.mcp.access import KEY, OwnersAccess, ask, replies_before, with_access
 from arkloop.worker.mcp.client import McpClient
-from arkloop.worker.mcp.discovery import server_of
 from arkloop.worker.mcp.failed_requests import NOT_AUTHORIZED
 from arkloop.worker.mcp.refresh_lease import lease
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.tools import ToolFailed
 from tests.clients import User
-from tests.mcp_configs import oauth_config
 from tests.waiting import eventually, in_parallel
 
 OWNER = "end_user:a"
@@ -47,16 +45,6 @@ ACCEPT, DECLINE = {"action": "accept"}, {"action": "decline"}
 @pytest.fixture(scope="module")
 def settings(settings: Settings) -> Settings:
     return replace(settings, public_url="https://runs.example.com")
-
-
-@pytest.fixture
-def server(connections: Connections, alice: User) -> Server:
-    """A server of Alice's org that requires OAuth."""
-    config_id = oauth_config(connections, alice.org_id)
-    with connections.reading() as sql:
-        row = mcp_configs.of_id(sql, config_id)
-    assert row is not None
-    return server_of(connections.settings, row)
 
 
 def store(

@@ -6,16 +6,13 @@ from typing import Any
 
 import pytest
 
-from arkloop.shared.catalog import mcp_access, mcp_configs
+from arkloop.shared.catalog import mcp_access
 from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from arkloop.worker.mcp.access import OwnersAccess, with_access
 from arkloop.worker.mcp.client import McpClient
-from arkloop.worker.mcp.discovery import server_of
 from arkloop.worker.mcp.server import Server
-from tests.clients import User
-from tests.mcp_configs import oauth_config
 
 ISSUER, FORMER = "https://login", "https://former.example.com"
 NOW = int(time.time())
@@ -27,16 +24,6 @@ NEW = {"client_id": "new", "client_secret": "hidden", "client_id_issued_at": NOW
 @pytest.fixture(scope="module")
 def settings(settings: Settings) -> Settings:
     return replace(settings, public_url="https://runs.example.com")
-
-
-@pytest.fixture
-def server(connections: Connections, alice: User) -> Server:
-    """A server of Alice's org that requires OAuth."""
-    config_id = oauth_config(connections, alice.org_id)
-    with connections.reading() as sql:
-        row = mcp_configs.of_id(sql, config_id)
-    assert row is not None
-    return server_of(connections.settings, row)
 
 
 def test_a_new_client_that_one_end_user_has_is_for_all(

@@ -6,7 +6,6 @@ from uuid import UUID
 
 import pytest
 
-from arkloop.shared.catalog import mcp_configs
 from arkloop.shared.config import Settings
 from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections, connect
@@ -14,12 +13,9 @@ from arkloop.worker.contract.input_requests import InputRequired, Replies
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.mcp import MAY_BE_DONE, access
 from arkloop.worker.mcp.client import McpClient
-from arkloop.worker.mcp.discovery import server_of
 from arkloop.worker.mcp.server import Server
 from arkloop.worker.mcp.tools import McpTools, _caller
 from arkloop.worker.tools import ToolFailed
-from tests.clients import User
-from tests.mcp_configs import oauth_config
 from tests.stored_runs import StoredRuns
 from tests.worker.mcp.offered_tools import INFO, Named, call
 
@@ -29,16 +25,6 @@ REPLY = {"seats": {"action": "accept", "content": {"seats": 3}}}
 @pytest.fixture(scope="module")
 def settings(settings: Settings) -> Settings:
     return replace(settings, mcp_stdio=True, public_url="https://runs.example.com")
-
-
-@pytest.fixture
-def server(connections: Connections, alice: User) -> Server:
-    """A server of Alice's org that requires OAuth."""
-    config_id = oauth_config(connections, alice.org_id)
-    with connections.reading() as sql:
-        row = mcp_configs.of_id(sql, config_id)
-    assert row is not None
-    return server_of(connections.settings, row)
 
 
 def failure(
