@@ -27,7 +27,7 @@ from bench.latency import Client
 from bench.row_security import put_up
 from bench.service import ROOT, Service
 
-ROUNDS = 8
+ROUNDS = 16
 RUNS = 600
 SINGLE = 40
 SHORT_ROUNDS = 1

@@ -14,8 +14,8 @@ from bench.figure import Figure, Limit, percentile
 from bench.http_clients import Caller, Follower, Loop, Target
 from bench.service import Service
 
-RUNS = 200
-CANCELS = 300
+RUNS = 1000
+CANCELS = 1000
 SHORT_COUNT = 20
 WARM_UP = 10
 #: Between two measurements, so that what the last one left to do is done.
