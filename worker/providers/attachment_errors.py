@@ -41,7 +41,7 @@ _WORDS = re.compile(
     re.IGNORECASE,
 )
 _MOST_IMAGES = re.compile(
-    r"at most (\d+) image\(s\)|\bimage(?: count|s)\b.{0,60}?(?:max\w*|limit|\()[a-z ]*(\d+)",
+    r"at most (\d+) image\(s\)|\bimage(?: count|s)\b.{0,60}?(?:max\w*|limit|up to|\()[a-z ]*(\d+)",
     re.IGNORECASE,
 )
 

@@ -95,6 +95,7 @@ def test_a_refusal_for_something_else_is_not_about_attachments(message: str) -> 
             10,
         ),
         ("Too many images in request. Max is 10.", 10),
+        ("Too many images provided. This model supports up to 3 images", 3),  # Groq
         ("too many images in the message, max allowed is 16", 16),
         ("Exceeded maximum number of images (50) allowed in the request.", 50),
         ("Image count 5 exceeds limit 4 per request.", 4),
