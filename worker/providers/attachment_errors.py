@@ -44,14 +44,21 @@ _MOST_IMAGES = re.compile(
     r"at most (\d+) image\(s\)|\bimage(?: count|s)\b.{0,60}?(?:max\w*|limit|up to|\()[a-z ]*(\d+)",
     re.IGNORECASE,
 )
+#: The code of new-api, with HTTP 500, for a request that it cannot convert to its vendor's. In
+#: Anthropic's shape its errors have no code, and this type.
+_NOT_CONVERTED = ("convert_request_failed", "new_api_error")
 
 
-def is_about_attachments(message: str, code: Any = None) -> bool:
+def is_about_attachments(
+    message: str, code: Any = None, status: int = 400, kind: Any = None
+) -> bool:
     """Return whether the request might be accepted without some of its attachments.
 
-    A policy that an image violates is none of these: the model should not answer without it as if
-    nothing had been refused.
+    Neither a rate limit nor a failing server refuses any. A policy that an image violates is none
+    of these: the model should not answer without it as if nothing had been refused.
     """
+    if status == 429 or (status >= 500 and (code or kind) not in _NOT_CONVERTED):
+        return False
     if _WORDS.search(message):
         return True
     return isinstance(code, str) and "image" in code and "policy" not in code

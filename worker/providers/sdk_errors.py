@@ -256,7 +256,7 @@ def _status_error(error: Any, api_key: str | None, settings: Mapping[str, Any]) 
         if refused and too_large.is_unclear:  # it is the setting that is too long
             return ProviderError("invalid_request", message, refused_setting=refused)
         return ProviderError("invalid_request", message, too_large=too_large)
-    if status < 500 and status != 429 and is_about_attachments(text, said.get("code")):
+    if is_about_attachments(text, said.get("code"), status, said.get("type")):
         return _attachments_refused(text, message)
     if status in (400, 422) and (most := output_limits.read(text, said.get("param"))):
         return ProviderError("invalid_request", message, most_output_tokens=most)

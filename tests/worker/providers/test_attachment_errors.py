@@ -122,6 +122,44 @@ def test_a_refusal_of_many_images_says_how_many_are_accepted(
         assert (True, most) == (found.refuses_attachments, found.most_images)
 
 
+@pytest.mark.parametrize(
+    ("line", "error_code", "expected"),
+    [
+        ("500 Internal Server Error", "convert_request_failed", ("provider.invalid_request", 16)),
+        ("500 Internal Server Error", "bad_response_body", ("provider.overloaded", None)),
+        ("429 Too Many Requests", "convert_request_failed", ("provider.rate_limited", None)),
+    ],
+)
+def test_new_apis_refusal_of_many_images_is_no_failure_of_the_server(
+    line: str, error_code: str, expected: tuple[str, int | None]
+) -> None:
+    """Its code says so: the status is that of a failure, which stays one with another code."""
+    message = "too many images in the message, max allowed is 16 (request id: 20261201)"
+
+    found = refusal("openai", status(line, message=message, error_code=error_code))
+
+    assert expected == (found.code, found.most_images)
+    assert (expected[1] is not None) == found.refuses_attachments
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("new_api_error", ("provider.invalid_request", 16)),
+        ("api_error", ("provider.overloaded", None)),
+    ],
+)
+def test_new_apis_refusal_of_many_images_has_no_code_on_an_anthropic_route(
+    kind: str, expected: tuple[str, int | None]
+) -> None:
+    """There the type says that the error is new-api's own; its words say which one."""
+    message = "too many images in the message, max allowed is 16 (request id: 20261201)"
+
+    found = refusal("anthropic", status("500 Internal Server Error", message=message, kind=kind))
+
+    assert expected == (found.code, found.most_images)
+
+
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
 def test_the_error_says_that_attachments_are_refused(provider: str) -> None:
     """It is the vendor's answer to this request, and not a failure that may pass."""
