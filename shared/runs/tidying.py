@@ -1,4 +1,4 @@
-"""Tidying up beside the sweep: the deletion of what is too old, and room for events to come."""
+"""Tidying up beside the sweep: the deletion of what is too old, and looks that may be late."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from arkloop.shared.billing import end_user_limits, usage_sums
 from arkloop.shared.errors import Unavailable
 from arkloop.shared.events import partitions
 from arkloop.shared.outage_log import reason_of
-from arkloop.shared.runs import retention, visible_runs
+from arkloop.shared.runs import retention, visible_runs, waiting_runs
 from arkloop.shared.storage.connections import Connections
 
 log = logging.getLogger(__name__)
@@ -19,12 +19,14 @@ _WORK: Mapping[str, Callable[[Connections], bool]] = {
     "sums of usage": usage_sums.roll_up,
     "limits of end users": end_user_limits.mark_left,
     "visibility of runs": visible_runs.correct_left,
+    "runs behind deleted ones": waiting_runs.start_unblocked,
 }
 
 
 def tidy(connections: Connections) -> bool:
     """Delete what is too old, make room for events to come, sum up usage, mark end users whose
-    limit is spent, and write who sees the runs of a changed thread; returns whether more is left.
+    limit is spent, write who sees the runs of a changed thread, and start runs that wait behind
+    deleted ones; returns whether more is left.
 
     What fails is logged, and does not stop the rest.
     """

@@ -6,7 +6,7 @@ there is one, then that of the thread, then that of the run which starts.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -41,7 +41,7 @@ from arkloop.shared.threads import thread_contexts
 
 log = logging.getLogger(__name__)
 
-#: Runs whose time has come that one look finds.
+#: Runs whose time has come, and threads whose active run was deleted, that one look finds.
 BATCH = 100
 #: Runs that one look finds where more have become due: they start in turns of their orgs.
 DUE_AT_ONCE = 1_000
@@ -53,6 +53,7 @@ PASS_SECONDS = 1.0
 _SHORT_LOCKS = "SET LOCAL lock_timeout = '100ms'"
 _START = statement(__package__, "start")
 _DUE_IN_TURNS = statement(__package__, "due_in_turns")
+_FIND_UNBLOCKED = statement(__package__, "find_unblocked")
 _IS_DUE = and_(IS_SCHEDULED, runs.c.not_before <= func.now())
 _LOCK_ACTIVE = statement(__package__, "lock_active")
 
@@ -188,9 +189,7 @@ def start_due(connections: Connections) -> None:
             if time.monotonic() > ends_at and len(tried) >= BATCH:
                 return
             tried.add(run["id"])
-            about = {"run_id": str(run["id"]), "org_id": str(run["org_id"])}
-            with logs.about(**about, trace_id=run["trace_id"]):
-                _start_due(connections, run["id"])
+            _start_isolated(connections, run, _is_due)
         due = _find_due(connections)
 
 
@@ -204,24 +203,57 @@ def _find_due(connections: Connections) -> Sequence[RowMapping]:
         return sql.exec_driver_sql(_DUE_IN_TURNS, {"most": DUE_AT_ONCE}).mappings().all()
 
 
-def _start_due(connections: Connections, run_id: UUID) -> None:
-    """Start one of them; its failure does not stop the others."""
-    try:
-        with connections.transaction() as tx:
-            tx.sql.exec_driver_sql(_SHORT_LOCKS)
-            _is_due(tx, run_id)
-    except Unavailable as error:
-        if not postgres.is_locked(error.__cause__):
-            raise
-        log.warning("scheduled run %s is not started: its thread is locked", run_id)
-    except Exception:
-        log.exception("starting scheduled run %s failed; continuing with the others", run_id)
+def start_unblocked(connections: Connections) -> bool:
+    """Start the next runs of threads whose active run somebody has deleted, as its end would have.
+
+    Where a request has started another one since, the end of that starts them. Returns whether more
+    may be left.
+
+    Raises:
+        Unavailable
+    """
+    with connections.reading() as sql:
+        found = sql.exec_driver_sql(_FIND_UNBLOCKED, {"most": BATCH}).mappings().all()
+    started = [_start_isolated(connections, run, _unblock) for run in found]
+    return len(found) == BATCH and any(started)
 
 
-def _is_due(tx: Transaction, run_id: UUID) -> None:
+def _start_isolated(
+    connections: Connections, run: RowMapping, start: Callable[[Transaction, RowMapping], None]
+) -> bool:
+    """Start one run; returns False after a failure, which does not stop the others."""
+    about = {"run_id": str(run["id"]), "org_id": str(run["org_id"])}
+    with logs.about(**about, trace_id=run["trace_id"]):
+        try:
+            with connections.transaction() as tx:
+                tx.sql.exec_driver_sql(_SHORT_LOCKS)
+                start(tx, run)
+        except Unavailable as error:
+            if not postgres.is_locked(error.__cause__):
+                raise
+            log.warning("run %s is not started: its thread is locked", run["id"])
+            return False
+        except Exception:
+            log.exception("starting run %s failed; continuing with the others", run["id"])
+            return False
+        return True
+
+
+def _unblock(tx: Transaction, run: RowMapping) -> None:
+    active = lock_active(tx.sql, run["thread_id"])
+    is_gone = _lock_thread(tx.sql, run["thread_id"])
+    if not is_still(tx.sql, run["thread_id"], active):
+        return  # the next look finds it
+    if active is not None:
+        flag(tx, active.id)
+    else:
+        (_withdraw_pending if is_gone else _start_first)(tx, run["thread_id"])
+
+
+def _is_due(tx: Transaction, found: RowMapping) -> None:
     run = tx.sql.execute(
         select(runs.c.id, runs.c.state, runs.c.thread_id)
-        .where(runs.c.id == run_id, IS_SCHEDULED)
+        .where(runs.c.id == found["id"], IS_SCHEDULED)
         .with_for_update(key_share=True, skip_locked=True)
     ).one_or_none()
     if run is None:

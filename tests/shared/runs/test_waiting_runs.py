@@ -8,10 +8,11 @@ import pytest
 from sqlalchemy import delete, func, select, update
 
 from arkloop.shared.errors import ThreadBusy
-from arkloop.shared.runs import sweep, waiting_runs
+from arkloop.shared.runs import sweep, tidying, waiting_runs
 from arkloop.shared.runs.creation import Created
 from arkloop.shared.runs.endings import Outcome
-from arkloop.shared.storage.tables.runs import workers
+from arkloop.shared.storage.tables.accounts import orgs
+from arkloop.shared.storage.tables.runs import runs, workers
 from arkloop.shared.storage.tables.threads import threads
 from tests.clients import Register
 from tests.query_plans import Plans, noted
@@ -271,3 +272,80 @@ def test_a_thread_with_a_run_that_waits_for_input_is_held(thread: BusyThread) ->
     assert ["queued", "pending"] == thread.states()
     thread.stored.cancel(first.run_id)
     assert "queued" == thread.stored.state(second.run_id)
+
+
+def delete_row(made: Created, stored: StoredRuns) -> None:
+    """Delete a run as an operator does, by hand."""
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(delete(runs).where(runs.c.id == made.run_id))
+
+
+def test_a_run_behind_a_deleted_one_starts(thread: BusyThread) -> None:
+    """No end has started it; those behind it wait for their turn, also at the next look."""
+    first, second, third = (thread.say(text) for text in ("a", "b", "c"))
+    thread.stored.park(thread.claim(first.run_id), first.run_id)
+    delete_row(first, thread.stored)
+
+    for _ in range(2):
+        tidying.tidy(thread.stored.connections)
+
+    assert ["queued", "pending"] == thread.states()
+    assert second.run_id == thread.stored.sent[-1]
+    thread.answer(second.run_id, "B")
+    assert "queued" == thread.stored.state(third.run_id)
+    assert ["a", "b", "B", "c"] == thread.texts()
+
+
+def test_a_run_behind_a_deleted_one_starts_in_a_busy_thread(thread: BusyThread) -> None:
+    """A request that has overtaken it looks for nobody at its end, unless a look came before."""
+    first, second = thread.say("a"), thread.say("b")
+    delete_row(first, thread.stored)
+    later = thread.say("c")
+
+    tidying.tidy(thread.stored.connections)
+    thread.answer(later.run_id, "C")
+
+    assert "queued" == thread.stored.state(second.run_id)
+
+
+def test_runs_behind_a_deleted_one_end_in_a_thread_that_is_gone(thread: BusyThread) -> None:
+    """They are cancelled, as the end of the deleted run would have done."""
+    first, second = thread.say("a"), thread.say("b")
+    delete_row(first, thread.stored)
+    gone = update(threads).where(threads.c.id == thread.id).values(deleted_at=func.now())
+    with thread.stored.connections.transaction() as tx:
+        tx.sql.execute(gone)
+
+    tidying.tidy(thread.stored.connections)
+
+    assert ["run.cancelled"] == thread.stored.types(second.run_id)
+
+
+def test_a_run_behind_a_deleted_one_does_not_start_for_a_suspended_org(thread: BusyThread) -> None:
+    """It starts once the org is resumed; one that was moved stays as its copy has it."""
+    first, second = thread.say("a"), thread.say("b")
+    delete_row(first, thread.stored)
+    for suspended_at, state in ((func.now(), "pending"), (None, "queued")):
+        with thread.stored.connections.transaction() as tx:
+            suspended = update(orgs).where(orgs.c.id == thread.stored.actor.org_id)
+            tx.sql.execute(suspended.values(suspended_at=suspended_at))
+
+        tidying.tidy(thread.stored.connections)
+
+        assert state == thread.stored.state(second.run_id)
+
+
+def test_many_threads_with_a_deleted_run_take_several_looks(
+    stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look but the last one says that more may be left."""
+    monkeypatch.setattr(waiting_runs, "BATCH", 1)
+    busy = [BusyThread(stored) for _ in range(2)]
+    for thread in busy:
+        first, _ = thread.say("a"), thread.say("b")
+        delete_row(first, stored)
+
+    looks = [waiting_runs.start_unblocked(stored.connections) for _ in range(3)]
+
+    assert [True, True, False] == looks
+    assert [["queued"]] * 2 == [thread.states() for thread in busy]

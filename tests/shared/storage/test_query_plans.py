@@ -380,7 +380,7 @@ def test_the_sweep(connections: Connections, written: History) -> None:
     others = r"JOIN orgs|INTO usage_| IN \(NULL\) |WHERE runs\.id IN \(%\("
     swept = [one for one in by_table if re.search(tables, one[0]) and not re.search(others, one[0])]
     lost, gone, orphans, held, unheld, late, _overdue, leaked, due, *retained = swept
-    old, shorten, collect, settle, drop = retained
+    old, shorten, collect, settle, drop, unblocked = retained
 
     Plans(connections, lost).check({"ix_runs_owner"}, few=FEW)
     of_gone = {"ix_runs_owner", "pk_runs", "pk_threads", "pk_memberships"}
@@ -397,3 +397,4 @@ def test_the_sweep(connections: Connections, written: History) -> None:
     Plans(connections, collect).check({"ix_forgotten_events_collect_at", "pk_run_events"})
     Plans(connections, settle).check({"pk_forgotten_events", "pk_run_events"})
     Plans(connections, drop).check({"pk_forgotten_events", "pk_runs"})
+    Plans(connections, unblocked).check({WAITING, "uq_runs_unended_thread_id", "ix_orgs_suspended"})
