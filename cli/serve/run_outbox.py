@@ -143,6 +143,27 @@ class RunOutbox:
             written = self._post("reserve", {**self._claim, "usd": usd, "gives_up": gives_up})
             return bool(written["is_reserved"])
 
+    def begin(self, tool_call_id: str) -> None:
+        """Send everything, then record that a call of an earlier execution is made now.
+
+        A service of the release before cannot record it: the run goes back to the queue, since a
+        later execution could make a call again of whose beginning nothing is on record.
+
+        Raises: RunStopped, Refused.
+        """
+        with self._sending:
+            self._send_all("append", {})
+            try:
+                self._post("append", {**self._claim, "events": [], "begun": [tool_call_id]})
+            except Refused as error:
+                if "begun" not in error.details:
+                    raise
+                run_id = self._claim["run_id"]
+                log.warning("run %s is released: the service is of an earlier release", run_id)
+                time.sleep(MAX_PAUSE_SECONDS)  # the next poll may be of a newer process again
+                self._stop("shutdown")
+                raise RunStopped("shutdown") from None
+
     def lose(self) -> None:
         """Give up a request that the service does not respond to: the run is another worker's."""
         self._is_lost = True

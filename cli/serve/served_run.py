@@ -195,7 +195,7 @@ class ServedRun(StepsAndCosts):
                 if denied is not None:
                     self.tool_result(tool_call_id, denied, is_error=True)
                     return denied
-                self.outbox.send("append", begun=[tool_call_id])
+                self.outbox.begin(tool_call_id)
             elif self._transcript.is_lost(tool_call_id) and not is_idempotent:
                 self.tool_result(tool_call_id, UNKNOWN_OUTCOME, is_error=True)
                 return UNKNOWN_OUTCOME

@@ -36,7 +36,7 @@ def begin(run: HeldRun, call_ids: Collection[str]) -> None:
         if call_id not in known:
             raise _not_open(call_id)
         if not claims.begin_tool_call(run.tx, run.claim(), call_id):
-            raise InvalidRequest(begun=[f"{call_id!r} has begun under an earlier fence"])
+            raise InvalidRequest(tool_call_id=[f"{call_id!r} has begun under an earlier fence"])
 
 
 def keep_unbegun(run: HeldRun, call_ids: Collection[str]) -> None:

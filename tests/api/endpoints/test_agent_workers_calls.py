@@ -239,6 +239,8 @@ def test_a_worker_gets_the_calls_that_have_not_begun(
     assert 200 == mine.write("append", begun=["b"]).status_code
     mine.write("release")
     assert ([], ["b"]) == (mine.take()["unbegun"], mine.run["begun"])
+    # Not `begun`, by which a service of the release before refuses the field.
+    assert {"tool_call_id"} == details_of(mine.write("append", begun=["b"])).keys()
 
 
 @pytest.mark.parametrize(

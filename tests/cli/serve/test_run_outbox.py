@@ -1,16 +1,20 @@
 """Events on their way to the service: which request has them, and what becomes of refused ones."""
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from arkloop.cli.serve import run_outbox
 from arkloop.cli.serve.run_outbox import MAX_EVENTS, OUTDATED, RunOutbox
+from arkloop.cli.serve.served_run import ServedRun
 from arkloop.cli.serve.service import Service, encoded
 from arkloop.shared.agents.agent_run import RunStopped
 from arkloop.shared.events.types import MessageCompleted, ToolCallRequested
 from arkloop.shared.events.usage import Usage
+from tests.cli.serve.polled_runs import RUN
 from tests.cli.serve.scripted_service import scripted_service
 
 STORED = {"status": "running", "cancel_requested": False}
@@ -140,3 +144,40 @@ def test_a_service_of_the_release_before_gets_no_code_of_a_failure() -> None:
         service.close()
 
     assert ["output.invalid", None] == codes
+
+
+def test_a_call_whose_beginning_cannot_be_recorded_is_left_to_another_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A web process of the release before refuses the field: the call is not made, and the run goes
+    back to the queue with all that it has said, after a pause: it may come back at once.
+    """
+    monkeypatch.setattr(run_outbox, "MAX_PAUSE_SECONDS", 0.2)
+    stored: list[tuple[str, int, int]] = []
+    refused_at: list[float] = []
+
+    def respond(verb: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        for field in ("begun", "unbegun"):
+            if field in body:
+                refused_at.append(time.monotonic())
+                error = {"code": "validation.error", "message": "", "details": {field: ["?"]}}
+                return 422, error
+        stored.append((verb, body["seq"], len(body["events"])))
+        return 200, STORED
+
+    call = {"id": "a", "name": "pay", "arguments": {}}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+    with scripted_service(respond) as address:
+        service = Service(address, "/agent-workers/a")
+        polled = {**RUN, "fence": 1, "messages": [turn], "unbegun": ["a"]}
+        run = ServedRun(service, polled, threading.Event())
+        run.thinking("Now.")
+        with pytest.raises(RunStopped):
+            run.step("pay", {}, lambda: pytest.fail("made"), tool_call_id="a")
+        assert time.monotonic() - refused_at[0] >= 0.2
+        run.release()
+        run.outbox.close()
+        service.close()
+
+    assert "shutdown" == run.stopped
+    assert [("append", 2, 1), ("release", 3, 0)] == stored
