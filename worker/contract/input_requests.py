@@ -30,8 +30,7 @@ class InputRequest:
     held: str | None = None
 
     def to_text(self) -> str:
-        # Workers of the release before know no field `held`, and no such calls.
-        return json.dumps({k: v for k, v in asdict(self).items() if k != "held" or v})
+        return _text(self)
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -61,6 +60,9 @@ class Replies:
     state: str | None
     held: str | None = None
 
+    def to_text(self) -> str:
+        return _text(self)
+
 
 class InputRequired(Exception):
     """The end of a tool call that is to be made again with input from people."""
@@ -80,6 +82,11 @@ class InputRequired(Exception):
             mcp_tool=mcp_tool,
             held=self.held,
         )
+
+
+def _text(given: InputRequest | Replies) -> str:
+    # Workers of the release before know no field `held`, and no such calls.
+    return json.dumps({k: v for k, v in asdict(given).items() if k != "held" or v})
 
 
 def _read(text: str) -> dict[str, Any]:

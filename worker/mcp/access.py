@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -128,7 +128,7 @@ def ask(server: Server, url: str, replies: Replies | None) -> InputRequired:
         "url": url,
         "is_shared": True,
     }
-    return InputRequired([asked], json.dumps(None if replies is None else asdict(replies)), held)
+    return InputRequired([asked], "null" if replies is None else replies.to_text(), held)
 
 
 def replies_before(replies: Replies | None) -> Replies | None:

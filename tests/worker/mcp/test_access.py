@@ -239,6 +239,13 @@ def test_a_call_gets_back_the_replies_that_it_had_before(server: Server) -> None
         replies_before(Replies({KEY: DECLINE}, "null"))
 
 
+def test_a_worker_of_the_release_before_reads_what_a_call_had_before(server: Server) -> None:
+    """It knows no calls that are held, and takes no field that names one."""
+    asked = ask(server, "https://login/1", Replies({"seats": DECLINE}, "the server's"))
+
+    assert {"responses", "state"} == json.loads(asked.state or "").keys()
+
+
 class Moving(BaseHTTPRequestHandler):
     """A resource that lets nobody in, and the authorization server that it names at the time."""
 
