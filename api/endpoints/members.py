@@ -96,7 +96,7 @@ def check_login(org_id: UUID) -> None:
     """Check as `check_org` does, and that the request has an access token. Raises: Forbidden."""
     check_org(org_id)
     if actor().session_id is None:
-        raise Forbidden("An API key cannot change who is in the organization.")
+        raise Forbidden("An API key cannot manage who is in the organization.")
 
 
 def check_manages(org_id: UUID) -> None:

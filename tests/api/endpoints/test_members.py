@@ -61,6 +61,16 @@ def test_a_key_lists_members_only_with_admin(alice: User) -> None:
     assert (403, "auth.forbidden") == error_of(key.get(path(alice)))
 
 
+@pytest.mark.parametrize("managed", ["invitations", "identity-provider"])
+def test_a_key_with_admin_cannot_read_who_may_join(alice: User, managed: str) -> None:
+    """The refusal is true of a request that would change nothing."""
+    refused = alice.api_key("admin").get(f"/v1/orgs/{alice.org_id}/{managed}")
+
+    assert (403, "auth.forbidden") == error_of(refused)
+    why = "An API key cannot manage who is in the organization."
+    assert why == (refused.json or {})["message"]
+
+
 @pytest.mark.parametrize(
     ("who", "whose", "role", "status"),
     [
