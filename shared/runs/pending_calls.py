@@ -123,6 +123,12 @@ def has_any(sql: Connection, run_id: UUID, results: Sequence[CallResult]) -> boo
     return any(call.done_at is not None and _is_same(call, r) for call, r in stored)
 
 
+def are_of_http_tools(sql: Connection, run_id: UUID, results: Sequence[CallResult]) -> bool:
+    """Return whether the run has all of these calls, and HTTP tools carry them out."""
+    calls = _calls(sql, run_id, results, [ResultSource.HTTP])
+    return bool(results) and all(result.tool_call_id in calls for result in results)
+
+
 def as_early(
     sql: Connection, run_id: UUID, results: Sequence[CallResult]
 ) -> list[dict[str, Any]] | None:

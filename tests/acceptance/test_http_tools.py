@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.caller import Caller, client, data_of, error_of, types
+from tests.caller import Caller, client, data_of, error_of, script, types
 from tests.system import System
 from tests.tool_receiver import Received, Reply, ToolReceiver
 from tests.waiting import eventually
@@ -154,6 +154,49 @@ def test_a_result_that_is_sent_before_the_tool_has_responded_counts(
     [result] = data_of(owner.events(run_id), "tool.result")
 
     assert ("fast", False) == (result["output"], result["is_error"])
+
+
+@pytest.mark.parametrize("is_private", [False, True])
+def test_the_server_of_a_tool_sends_results_in_runs_of_others(
+    owner: Caller, receiver: ToolReceiver, system: System, is_private: bool
+) -> None:
+    """A key with `tools.work` sends them, also in private threads, and those of no client tool.
+
+    To all other keys of others the run is what it was: not theirs, or not there.
+    """
+    clerk(owner, receiver)
+    receiver.answer = lambda _: Reply(status=202)
+    bob, eve = system.colleague(owner), system.colleague(owner)
+    said = script({"tools": [{"tool": "locate", "args": {}}, CALL]}, {"say": "ok"})
+    run_id = bob.start(bob.thread(said, is_private=is_private), persona_id="clerk")
+    bob.until(run_id, "status", "waiting_for_input")
+    of_server = ["data.runs.write", "tools.work"]
+
+    def send(sender: Caller, *call_ids: str) -> httpx.Response:
+        body = [{"tool_call_id": call_id, "output": "done"} for call_id in call_ids]
+        return sender.http.post(f"/v1/runs/{run_id}/tool-results", json=body)
+
+    refusal = (404, "runs.not_found") if is_private else (403, "auth.forbidden")
+    for member in (eve, with_key(eve, "data.runs.write"), with_key(owner, "data.runs.write")):
+        assert refusal == error_of(send(member, "call_1_2"))
+    server = with_key(owner, *of_server)
+    for call_ids in (["call_1_1"], ["call_1_2", "call_1_1"], ["call_1_3"]):
+        assert refusal == error_of(send(server, *call_ids))
+    for action, body in ((":cancel", None), ("/input", {"content": "yes"})):
+        assert refusal == error_of(server.http.post(f"/v1/runs/{run_id}{action}", json=body))
+    stranger = with_key(system.caller(), *of_server)
+    assert (404, "runs.not_found") == error_of(send(stranger, "call_1_2"))
+    assert 403 == eve.http.post("/v1/api-keys", json={"name": "k", "scopes": of_server}).status_code
+
+    assert [200, 200] == [send(server, "call_1_2").status_code for _ in range(2)]
+    assert 200 == send(bob, "call_1_1").status_code
+    results = data_of(bob.events(run_id), "tool.result")
+    assert [("done", False)] * 2 == [(result["output"], result["is_error"]) for result in results]
+
+
+def with_key(user: Caller, *scopes: str) -> Caller:
+    """Return the same user by a new API key with these scopes."""
+    return user.at(token=user.api_key(scopes=scopes)[1])
 
 
 def test_a_ticket_sends_no_result_of_a_tool_that_takes_longer(

@@ -13,7 +13,7 @@ const SCOPES = [
   ["data.threads.read", "Read threads"], ["data.threads.write", "Write threads"],
   ["data.runs.read", "Read runs"], ["data.runs.write", "Start and steer runs"],
   ["data.files.read", "Read files"], ["data.files.write", "Upload files"],
-  ["tools.work", "Work as a tool worker"], ["agents.work", "Work as an agent worker"],
+  ["tools.work", "Work as a tool worker, send results of HTTP tools"], ["agents.work", "Work as an agent worker"],
   ["admin", "Administer the organization"], ["operator", "Operate the service, for all organizations"],
 ]
 const NAMES = new Map(SCOPES)
