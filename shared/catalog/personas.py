@@ -105,7 +105,7 @@ class Persona:
     tool_workers: tuple[str, ...] = ()  # pools of the org's tool workers, of which it has all tools
     mcp_tool_search: bool = False  # the model searches them, instead of reading them all
     require_approval: frozenset[str] = frozenset()  # names of tools; `*` is every tool
-    approved_by: str = "anyone"  # end users included; or `org`: its members and API keys
+    approved_by: str = "anyone"  # end users included; or `org`: without end users
     delegates: tuple[str, ...] = ()  # keys or ids of personas whose runs its runs may start
     max_depth: int = MAX_DEPTH  # levels of sub-runs below its runs
     max_active_children: int = MAX_ACTIVE_CHILDREN  # of one run at the same time

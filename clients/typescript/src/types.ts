@@ -5320,10 +5320,10 @@ export interface components {
         /**
          * @description `kind` is `question`, `tool_confirmation`, `tool_results`, `form` or `authorization`.
          *
-         *     `approved_by` is `org` if only its members and keys may approve. An approval is bound to the
-         *     tool of this `mcp_tool`, `{config_id, hash}`, `worker_tool`, `{pool, name}`, or `http_tool`,
-         *     `{tool_id}`. `calls` are those whose results are missing; `result_from` is `http` for those of
-         *     HTTP tools. `identity` says on whose behalf they are made.
+         *     `approved_by` is `org` if no end user may approve. An approval is bound to the tool of this
+         *     `mcp_tool`, `{config_id, hash}`, `worker_tool`, `{pool, name}`, or `http_tool`, `{tool_id}`.
+         *     `calls` are those whose results are missing; `result_from` is `http` for those of HTTP tools.
+         *     `identity` says on whose behalf they are made.
          */
         RunWaitingForInputData: {
             request_id: string;

@@ -16,7 +16,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage.tables.catalog import personas
 from arkloop.shared.storage.tables.runs import inputs, runs
 from tests.api.endpoints.published_personas import published
-from tests.clients import User
+from tests.clients import Register, User, error_of
 from tests.end_users import ANN, end_user
 from tests.query_plans import noted
 from tests.stored_runs import StoredRuns
@@ -138,6 +138,20 @@ def test_no_end_user_replies_to_what_is_reserved_for_the_org(
     assert ("end_user", ANN) == (entry["actor"]["type"], entry["actor"]["end_user_id"])
     given = asked.by_input("yes", alice.api_key("data.runs.write"))
     assert (200, "queued") == (given.status_code, stored.state(asked.run_id))
+
+
+def test_what_is_reserved_for_the_org_is_approved_by_its_admins(
+    stored: StoredRuns, register: Register, make_asked: MakeAsked
+) -> None:
+    """A member whose run it is not cannot: 403, with a key, too, and nothing has changed."""
+    asked = make_asked(approved_by="org")
+    before = of_run(stored, asked.run_id)
+    member, admin = (register(org_of=asked.ann, role=role) for role in ("member", "admin"))
+
+    for who in (member, member.api_key("data.runs.write"), admin.api_key("data.runs.write")):
+        assert (403, "auth.forbidden") == error_of(asked.by_input("yes", who))
+    assert before == of_run(stored, asked.run_id)
+    assert 200 == asked.by_input("yes", admin).status_code
 
 
 @pytest.mark.parametrize("decision", ["approve", "deny"])
