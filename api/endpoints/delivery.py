@@ -77,11 +77,11 @@ class Delivery:
             is_old = is_replay or body.keys() & {"steer", "queue"}
             last_seq = None if is_old else 0
             response = streaming(watch_of(run_id, actor(), last_seq=last_seq), on_leave=on_leave)
-        elif (run := self._at_rest(run_id, on_leave)) is None:
+        elif (shown := self._at_rest(run_id, on_leave)) is None:
             return created
         else:
             steering = {"steer": body["steer"]} if "steer" in body else {}
-            response = jsonify({**shown_in_full(run), **steering})
+            response = jsonify({**shown, **steering})
             response.headers["Preference-Applied"] = f"wait={self.wait}"
         response.status_code = created.status_code
         for name in ("Location", "Idempotency-Replayed"):
@@ -89,8 +89,8 @@ class Delivery:
                 response.headers[name] = created.headers[name]
         return response
 
-    def _at_rest(self, run_id: UUID, on_leave: Callable[[], None]) -> RowMapping | None:
-        """Return the run when it is at rest, or as it is when the time is over.
+    def _at_rest(self, run_id: UUID, on_leave: Callable[[], None]) -> dict[str, Any] | None:
+        """Show the run when it is at rest, or as it is when the time is over.
 
         No connection to the database is held meanwhile. None if the run can no longer be read: it
         exists, and the response must say so.
@@ -105,9 +105,10 @@ class Delivery:
                 if watch.has_left:
                     on_leave()
                 run = _find(actor(), run_id)
+            shown = shown_in_full(run)
         except (NotFound, Unavailable):
             return None
-        return run if authenticator().still_valid(actor()) else None
+        return shown if authenticator().still_valid(actor()) else None
 
 
 def requested_delivery(on_disconnect: str | None) -> Delivery:

@@ -51,9 +51,10 @@ class PendingInput(TypedDict):
 
 
 class QueuePlace(TypedDict):
-    """The place of a run that waits for its thread; `is_merged`: it took the request's message."""
+    """The place of a run in its queue; `is_merged`: it took the request's message."""
 
     position: int
+    ahead_of_you: NotRequired[Annotated[int, "Runs of all orgs that start before it, at most."]]
     is_merged: NotRequired[bool]
 
 

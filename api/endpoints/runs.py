@@ -113,14 +113,7 @@ def get_run(run_id: UUID) -> Response:
     query_args(NoArguments())
     with connections().reading() as sql:
         run = queries.get(sql, actor(), run_id)
-    shown = shown_in_full(run)
-    if run["state"] == RunState.QUEUED:
-        # Runs of other orgs are before it, too.
-        with connections_of_service().reading() as sql:
-            place = fair_queue.place_of(sql, run_id)
-        if place is not None:
-            shown["queue"] = {"position": place.position, "ahead_of_you": place.ahead}
-    return jsonify(shown)
+    return jsonify(shown_in_full(run))
 
 
 @bp.patch("/v1/runs/<id:run_id>")
@@ -215,6 +208,7 @@ def _in_list(listed: Row[Any]) -> dict[str, Any]:
 
 
 def shown_in_full(run: RowMapping) -> dict[str, Any]:
+    """Show a run as `GET /v1/runs/{id}` does. Raises: Unavailable."""
     is_end_user = actor().end_user_id is not None
     started, waiting_since = run["started_at"], run["waiting_since"]
     waiting_ms = max(0, run["waiting_ms"])  # earlier releases have subtracted, too
@@ -228,7 +222,7 @@ def shown_in_full(run: RowMapping) -> dict[str, Any]:
         "created_by_user_id": str(run["created_by_user_id"]),
         "status": status_of(run["state"]),
         "phase": _phase(run),
-        "queue": queue_of(run),
+        "queue": _place_of(run) if run["state"] == RunState.QUEUED else queue_of(run),
         "not_before": rfc3339_or_none(run["not_before"]),
         "superseded_by": _id_or_none(run["superseded_by"]),
         "model": run["model"],
@@ -270,6 +264,14 @@ def _id_or_none(id_: UUID | None) -> str | None:
 def usage_of(run: RowMapping) -> dict[str, Any]:
     tokens = {n: run[n] for n in TOKEN_FIELDS if run[n] or n not in RARE_TOKEN_FIELDS}
     return {**tokens, "source": run["usage_source"]}
+
+
+def _place_of(run: RowMapping) -> dict[str, Any] | None:
+    """Show the place of a run that waits for a worker; None if one has claimed it meanwhile."""
+    # Runs of other orgs are before it, too.
+    with connections_of_service().reading() as sql:
+        place = fair_queue.place_of(sql, run["id"])
+    return None if place is None else {"position": place.position, "ahead_of_you": place.ahead}
 
 
 def queue_of(run: RowMapping) -> dict[str, Any] | None:

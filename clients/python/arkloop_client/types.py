@@ -1454,9 +1454,10 @@ class QueueClass(TypedDict):
 
 
 class QueuePlace(TypedDict):
-    "The place of a run that waits for its thread; `is_merged`: it took the request's message."
+    "The place of a run in its queue; `is_merged`: it took the request's message."
 
     position: int
+    ahead_of_you: NotRequired[int]
     is_merged: NotRequired[bool]
 
 

@@ -4200,9 +4200,11 @@ export interface components {
             /** Format: date-time */
             ended_at: string | null;
         };
-        /** @description The place of a run that waits for its thread; `is_merged`: it took the request's message. */
+        /** @description The place of a run in its queue; `is_merged`: it took the request's message. */
         QueuePlace: {
             position: number;
+            /** @description Runs of all orgs that start before it, at most. */
+            ahead_of_you?: number;
             is_merged?: boolean;
         };
         /** @description A model turn; `message_id` is null while it is not finished. */

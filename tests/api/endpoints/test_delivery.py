@@ -2,6 +2,7 @@
 
 import pytest
 
+from arkloop.api.endpoints.run_types import QueuePlace
 from tests.clients import User, error_of
 
 KEY = {"Idempotency-Key": "once"}
@@ -25,3 +26,16 @@ def test_a_repeated_create_whose_run_was_deleted_is_404(alice: User, path: str) 
 
     assert (201, made) == (plain.status_code, plain.json)
     assert [(404, "runs.not_found")] * 2 == [error_of(streamed), error_of(waited)]
+
+
+def test_each_response_shows_the_place_of_a_run_that_waits_for_a_worker(alice: User) -> None:
+    """A wait that is over, the run itself, and a change of it."""
+    alice.post("/v1/runs", {"message": "Hello"})
+    waited = alice.post("/v1/runs", {"message": "Hi"}, headers={"Prefer": "wait=1"}).json or {}
+    path = f"/v1/runs/{waited['run_id']}"
+
+    shown, changed = alice.get(path).json or {}, alice.patch(path, {"metadata": {}}).json or {}
+
+    assert [shown["queue"]] * 2 == [waited["queue"], changed["queue"]]
+    assert 2 == shown["queue"]["position"]
+    assert shown["queue"].keys() <= QueuePlace.__annotations__.keys()
