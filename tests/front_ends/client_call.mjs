@@ -10,8 +10,10 @@ const now = Date.now
 let attempts = 0
 const keys = []
 const tokens = []
-const played = async (address, options) => {
+// As the `fetch` of browsers, it is no method of the client.
+async function played(address, options) {
   attempts += 1
+  if (this !== undefined) throw new TypeError("Illegal invocation")
   tokens.push(options.headers.Authorization)
   keys.push(options.headers["Idempotency-Key"])
   if (responses === undefined) return fetch(address, options)

@@ -261,7 +261,8 @@ export class Arkloop {
 
   /** Make the request, and follow no redirect: it would lose the token, and turn a POST into a GET. */
   #sent({ url, ...request }: Prepared, signal: AbortSignal): Promise<Response> {
-    return this.#fetch(url, { ...request, signal, redirect: "manual" })
+    const fetch = this.#fetch // that of a browser refuses to be a method of anything else
+    return fetch(url, { ...request, signal, redirect: "manual" })
   }
 }
 
