@@ -61,13 +61,17 @@ def content_of(data: Mapping[str, Any], status: str, payload: Any) -> str:
     is_cancelled = status == "cancelled"
     match data["kind"]:
         case "tool_confirmation":
-            return json.dumps(_decision(None if is_cancelled else payload), ensure_ascii=False)
+            unanswered = {"decision": "deny", "reason": UNANSWERED}
+            decision = unanswered if is_cancelled else _decision(payload)
+            return json.dumps(decision, ensure_ascii=False)
         case "form" | "authorization" if is_cancelled:
             return "cancel"
         case "form":
             return json.dumps({"action": "accept", "content": payload}, ensure_ascii=False)
         case "authorization":
-            return "accept" if payload is not False else "decline"
+            if not isinstance(payload, bool):
+                raise InvalidRequest(payload=["must be true or false"])
+            return "accept" if payload else "decline"
     if is_cancelled:
         return UNANSWERED
     if not isinstance(payload, str) or not payload.strip():
@@ -89,8 +93,6 @@ def _schema(data: Mapping[str, Any], *, may_edit: bool) -> dict[str, Any]:
 
 
 def _decision(payload: Any) -> Mapping[str, Any]:
-    if payload is None:
-        return {"decision": "deny", "reason": UNANSWERED}
     if not isinstance(payload, dict) or not isinstance(payload.get("approved"), bool):
         raise InvalidRequest(payload=["must be an object with `approved`, true or false"])
     if not payload["approved"]:

@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 from werkzeug.test import TestResponse
 
-from arkloop.api.protocols.agui_interrupts import interrupt_of
+from arkloop.api.protocols.agui_interrupts import content_of, interrupt_of
+from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events.types import (
     RunInputReceived,
     RunWaitingForInput,
@@ -16,6 +17,7 @@ from arkloop.shared.events.types import (
     ToolResult,
 )
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs.states import RunState
 from tests.api.protocols.test_agui_runs import SAID, events_of, newest, send
 from tests.api.protocols.test_agui_threads import snapshot
 from tests.clients import User
@@ -30,6 +32,55 @@ def test_an_interrupt_names_the_approvers_and_the_page_to_visit(fields: dict[str
     interrupt = interrupt_of({**ASKED, **fields}, "call", may_edit=False)
 
     assert (fields or None) == interrupt.metadata
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        *(("authorization", payload) for payload in (None, {"approved": False}, "no", 0, 1)),
+        *(("tool_confirmation", payload) for payload in (None, {}, False, {"approved": "no"})),
+    ],
+)
+def test_a_payload_of_another_form_is_no_reply(kind: str, payload: Any) -> None:
+    """It is taken neither for a yes nor for a no."""
+    with pytest.raises(InvalidRequest):
+        content_of({"kind": kind}, "resolved", payload)
+
+
+@pytest.mark.parametrize(
+    ("status", "payload", "content"),
+    [
+        ("resolved", True, "accept"),
+        ("resolved", False, "decline"),
+        ("cancelled", None, "cancel"),
+        ("cancelled", True, "cancel"),
+    ],
+)
+def test_a_visit_to_a_page_is_agreed_to_or_not(status: str, payload: Any, content: str) -> None:
+    """A person who leaves without a decision has cancelled it."""
+    assert content == content_of({"kind": "authorization"}, status, payload)
+
+
+def test_an_approval_without_a_payload_leaves_the_interrupt_open(
+    alice: User, stored: StoredRuns
+) -> None:
+    """The page has forgotten it, and sends the reply once more."""
+    send(alice, SAID).close()
+    claim = stored.held(run_id := newest(stored))
+    stored.write(claim, ToolCallRequested("c", "look_up", {}))
+    asked: dict[str, Any] = {"kind": "tool_confirmation", "tool_call_id": "c"}
+    stored.park(replace(claim, last_seq=stored.last_seq(run_id)), request_id := new_id(), **asked)
+    reply = {"interruptId": str(request_id), "status": "resolved"}
+    refused = send(alice, SAID, run_id="r", resume=[reply])
+    assert RunState.WAITING == stored.state(run_id)
+    [shown] = events_of(connect(alice))[-1]["outcome"]["interrupts"]
+    approved = {**reply, "payload": {"approved": True}}
+    send(alice, SAID, run_id="r", resume=[approved]).close()
+
+    error = events_of(refused)[-1]
+    assert ("RUN_ERROR", InvalidRequest.code) == (error["type"], error["code"])
+    assert str(request_id) == shown["id"]
+    assert RunState.QUEUED == stored.state(run_id)
 
 
 @pytest.mark.parametrize(
