@@ -1,6 +1,7 @@
 """The modules that a process loads at its start, which cost memory and time."""
 
 import gc
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -185,6 +186,20 @@ def test_the_names_that_authors_import_stay(module: ModuleType, names: str) -> N
     """Plugins of others import them: names are added, and never removed."""
     assert set() == {*names.split()} - {*module.__all__}
     assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_guides_import_only_the_names_that_stay() -> None:
+    """A program that follows a guide works with later versions, too."""
+    internal = re.compile(
+        r"^ *(?:from|import) arkloop\.(?:api|cli|shared|worker)\b.*", re.MULTILINE
+    )
+    found = {
+        page.name: internal.findall(page.read_text())
+        for folder in ("how-to", "tutorial")
+        for page in (ROOT / "docs" / folder).glob("*.md")
+    }
+
+    assert {} == {name: lines for name, lines in found.items() if lines}
 
 
 def _loaded(module: str, then: str = "", **environ: str) -> set[str]:

@@ -6,9 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from arkloop.worker.contract.attachments import ToolOutput
-from arkloop.worker.contract.context import ToolContext
-from arkloop.worker.tools import CallInfo, ToolFailed, tool
+from arkloop.tools import CallInfo, ToolContext, ToolFailed, ToolOutput, tool
 
 STEPS = Path(os.environ["STEPS"])
 IMAGE = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"  # a transparent GIF
