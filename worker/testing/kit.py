@@ -8,7 +8,7 @@ from typing import Any
 from arkloop.shared import ids
 from arkloop.shared.catalog import personas
 from arkloop.shared.events import types
-from arkloop.shared.security.egress import Policy
+from arkloop.shared.security.egress import FETCH_ALLOWED_NETWORKS, Policy
 from arkloop.worker.agent import loop
 from arkloop.worker.agent.agent import Agent
 from arkloop.worker.agent.conversation import Entry, History
@@ -77,7 +77,7 @@ def play(
         history=History([Entry(1, 1, [UserMessage(text)])]),
         position=_POSITION,
         output=OutputSchema(of.output_schema) if of.output_schema else None,
-        egress=Policy.of(allowed_networks),
+        egress=Policy.of(allowed_networks, FETCH_ALLOWED_NETWORKS),
         draining=threading.Event(),
     )
     run.emit(types.RunStarted(of.id, ROUTE.id, ROUTE.model, metadata or {}))

@@ -154,6 +154,16 @@ def test_a_long_result_is_read_in_parts() -> None:
     assert "[characters 69990 to 70000 of 70000]\n" + "x" * 10 == run.results[1].output
 
 
+def test_a_refused_address_names_the_setting_of_the_service() -> None:
+    """An operator who allows the network there lets the tool reach it in the service, too."""
+    fetching = {"tool": "http_fetch", "args": {"url": "http://127.0.0.1:9000/"}}
+
+    run = play([fetching], persona={"tools": ["http_fetch"]})
+
+    assert run.results[0].is_error
+    assert "with ARKLOOP_FETCH_ALLOWED_NETWORKS." in run.results[0].output
+
+
 def test_a_provider_of_the_author_is_called() -> None:
     """A run can be played with another provider than the scripted model."""
 
