@@ -8,7 +8,6 @@ worker that is never lost and wait for a person who has time.
 
 import json
 import random
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,8 @@ import psycopg
 
 from bench.history.event_lines import CONTENT, events_of
 
+#: Pieces of text of a run: the fewest and the most.
+DELTAS = (2, 10)
 #: Runs whose events are stored side by side, as those of one moment are.
 AT_ONCE = 64
 MEMBERS = 40
@@ -61,31 +62,18 @@ class History:
     private: Org
     others: list[Org]
     runs: int = 0
-    events: int = 0
-    threads: int = 0
-    messages: int = 0
     long_run: UUID | None = None
     largest_thread: UUID | None = None
     some_runs: list[UUID] = field(default_factory=list)
     some_threads: list[UUID] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
-def seed(
-    url: str,
-    main: UUID,
-    *,
-    runs: int,
-    events_a_run: int = 10,
-    long_run_events: int = 100_000,
-    until: datetime | None = None,
-) -> History:
+def seed(url: str, main: UUID, *, runs: int, long_run_events: int) -> History:
     """Write `runs` runs and their events for the org `main`, which has an owner already.
 
-    The last run was created at `until`, the first 80 days earlier. Ends with all indexes, and
+    The last run was created five minutes ago, the first 80 days earlier. Ends with all indexes, and
     statistics for the planner.
     """
-    began = time.perf_counter()
     with psycopg.connect(url.replace("+psycopg", "", 1)) as sql:
         sql.execute("SET session_replication_role = replica")  # no triggers, no foreign keys
         sql.execute("SET statement_timeout = 0")
@@ -93,26 +81,17 @@ def seed(
         # Else the vacuum at the end may come before the commit is on disk, and marks nothing.
         sql.execute("SET synchronous_commit = on")
         written = _orgs(sql, main)
-        until = until or datetime.now(UTC) - timedelta(minutes=5)
-        writer = _Writer(written, runs, events_a_run, until)
+        writer = _Writer(written, runs, datetime.now(UTC) - timedelta(minutes=5))
         with _without_indexes(sql):
             writer.copy_runs(sql)
-            _mark(written, "rows", began)
             writer.copy_events(sql)
             if long_run_events:
                 writer.copy_long_run(sql, long_run_events)
-            _mark(written, "events", began)
         sql.commit()
-        _mark(written, "indexes", began)
         sql.autocommit = True
         # Also the visibility map, as autovacuum would have left it.
         sql.execute("VACUUM (ANALYZE) threads, messages, runs, run_events, users, memberships")
-        _mark(written, "vacuum", began)
     return written
-
-
-def _mark(written: History, name: str, began: float) -> None:
-    written.seconds[name] = round(time.perf_counter() - began - sum(written.seconds.values()), 1)
 
 
 @contextmanager
@@ -190,7 +169,7 @@ class _Thread:
 
 
 class _Writer:
-    def __init__(self, written: History, runs: int, events_a_run: int, until: datetime) -> None:
+    def __init__(self, written: History, runs: int, until: datetime) -> None:
         self._written = written
         self._runs = runs
         self._chance = random.Random(1)
@@ -198,7 +177,6 @@ class _Writer:
         self._step = SPAN.total_seconds() * 1000 / runs
         #: (id, time, state, number of deltas) of each run, for its events.
         self._of_runs: list[tuple[str, str, str, int]] = []
-        self._deltas = (max(1, events_a_run - 8), events_a_run)  # and four other events
         self._worker = _hex_id(self._from, self._chance)
 
     def copy_runs(self, sql: psycopg.Connection[Any]) -> None:
@@ -244,7 +222,6 @@ class _Writer:
                 f"{'t' if thread.is_private else 'f'}\t{thread.position}\t"
                 f"{_time(int(thread.id[:12], 16))}\n"
             )
-        self._written.threads += len(begun)
         self._written.some_threads = [
             UUID(one.id)
             for one in begun[:: max(1, len(begun) // 500)]
@@ -319,7 +296,7 @@ class _Writer:
                 f"{_hex_id(at + 1500, self._chance)}\t{about}\t{run_id}\t\\N\t{position + 1}\t"
                 f"assistant\t{CONTENT}{CONTENT}\t{ended}\n"
             )
-        deltas = self._chance.randint(*self._deltas)
+        deltas = self._chance.randint(*DELTAS)
         self._of_runs.append((run_id, created, state, deltas))
         is_seen = not thread.is_private and thread.org is self._written.main
         if is_seen and number % max(1, self._runs // 500) == 0:
@@ -349,13 +326,12 @@ class _Writer:
             "messages": "id, org_id, thread_id, run_id, created_by_user_id, position, role,"
             " content, created_at",
         }
+        self._written.runs += len(rows["runs"])
         for table, columns in statements.items():
             if not rows[table]:
                 continue
             with sql.cursor().copy(f"COPY {table} ({columns}) FROM STDIN") as copy:
                 copy.write("".join(rows[table]))
-            if table != "threads":
-                setattr(self._written, table, getattr(self._written, table) + len(rows[table]))
             rows[table].clear()
 
     def copy_events(self, sql: psycopg.Connection[Any]) -> None:
@@ -363,7 +339,6 @@ class _Writer:
         with sql.cursor().copy("COPY run_events (run_id, seq, type, payload) FROM STDIN") as copy:
             for start in range(0, len(self._of_runs), AT_ONCE):
                 group = [events_of(*one) for one in self._of_runs[start : start + AT_ONCE]]
-                self._written.events += sum(map(len, group))
                 copy.write(
                     "".join(line for lines in zip_longest(*group, fillvalue="") for line in lines)
                 )

@@ -14,6 +14,8 @@ from chaos.verdict.violations import CHECKED_ELSEWHERE, INVARIANTS, Allow, Viola
 __all__ = ["CHECKED_ELSEWHERE", "INVARIANTS", "Allow", "Violation", "check", "report"]
 
 BOUNDS = Allow()
+#: Violations of one invariant that are shown.
+EXAMPLES = 3
 
 
 def check(journal: Iterable[Mapping[str, Any]], *, allow: Allow = BOUNDS) -> list[Violation]:
@@ -30,7 +32,7 @@ def check(journal: Iterable[Mapping[str, Any]], *, allow: Allow = BOUNDS) -> lis
     return sorted(dict.fromkeys(found), key=lambda violation: order.index(violation.invariant))
 
 
-def report(violations: Iterable[Violation], *, examples: int = 3) -> str:
+def report(violations: Iterable[Violation]) -> str:
     """Render for people: each invariant with its promise, how often it fails, and a few
     examples.
     """
@@ -40,5 +42,5 @@ def report(violations: Iterable[Violation], *, examples: int = 3) -> str:
     lines: list[str] = []
     for invariant, found in of.items():
         lines.append(f"{invariant} × {len(found)}: {INVARIANTS[invariant]}")
-        lines += [f"  {v.run_id or '-'}: {v.what}" for v in found[:examples]]
+        lines += [f"  {v.run_id or '-'}: {v.what}" for v in found[:EXAMPLES]]
     return "\n".join(lines) or "No violation."

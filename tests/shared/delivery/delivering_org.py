@@ -56,9 +56,9 @@ class Org:
             ]
         return [json.loads(row.data) for row in found]
 
-    def claim(self, *, room: int = 50, most: int = 50) -> list[Row[Any]]:
+    def claim(self, *, most: int = 50) -> list[Row[Any]]:
         with self.connections.statement() as tx:
-            return list(deliveries.claim(tx, capacity=room, most_per_endpoint=most, busy={}))
+            return list(deliveries.claim(tx, capacity=50, most_per_endpoint=most, busy={}))
 
     def tried(self, row: Row[Any], **result: Any) -> None:
         """Record the result of an attempt."""
