@@ -4,7 +4,6 @@ An operator looks after runs of all orgs, but reads nothing of what they are abo
 """
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Annotated, Any, Literal, TypedDict
 from uuid import UUID
 
@@ -31,7 +30,7 @@ from arkloop.shared.runs.moved_orgs import OrgMoved
 from arkloop.shared.runs.operated_runs import Outcome
 from arkloop.shared.runs.states import RunState, phase_of
 from arkloop.shared.storage.connections import Transaction
-from arkloop.shared.times import rfc3339, rfc3339_or_none
+from arkloop.shared.times import plain_values, rfc3339, rfc3339_or_none
 
 bp = Blueprint("operator", __name__)
 
@@ -198,7 +197,7 @@ def show_queues() -> Response:
             }
             for one in measured.data["queue"]
         ],
-        orgs=[_plain(row) for row in rows],
+        orgs=[plain_values(row._asdict()) for row in rows],
     )
 
 
@@ -355,14 +354,14 @@ def _once(make: Callable[[Transaction], Response]) -> Response:
 
 
 def _org(row: Row[Any]) -> dict[str, Any]:
-    shown = _plain(row)
+    shown = plain_values(row._asdict())
     return {"org_id": shown.pop("id"), **shown}
 
 
 def _worker(row: Row[Any]) -> dict[str, Any]:
     is_of_org = row.org_id is not None
     return {
-        **_plain(row),
+        **plain_values(row._asdict()),
         "agent": row.hostname if is_of_org else None,
         "hostname": None if is_of_org else row.hostname,
         "pid": None if is_of_org else row.pid,
@@ -370,7 +369,7 @@ def _worker(row: Row[Any]) -> dict[str, Any]:
 
 
 def _lease(row: Row[Any]) -> dict[str, Any]:
-    shown = _plain(row)
+    shown = plain_values(row._asdict())
     is_cancelling = shown.pop("cancel_requested_at") is not None
     return {
         "run_id": shown.pop("id"),
@@ -381,16 +380,5 @@ def _lease(row: Row[Any]) -> dict[str, Any]:
 
 
 def _stuck(row: Row[Any]) -> dict[str, Any]:
-    shown = _plain(row)
+    shown = plain_values(row._asdict())
     return {"run_id": shown.pop("id"), "worker_id": shown.pop("owner"), **shown}
-
-
-def _plain(row: Row[Any]) -> dict[str, Any]:
-    """Return the columns of a row as they are shown."""
-    return {name: _text(value) for name, value in row._mapping.items()}
-
-
-def _text(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return rfc3339(value)
-    return str(value) if isinstance(value, UUID) else value

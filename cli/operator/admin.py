@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import click
-from sqlalchemy import Row
 
 from arkloop.cli.listing import print_fields
 from arkloop.cli.operator.database import (
@@ -24,7 +23,7 @@ from arkloop.shared.monitoring import installation
 from arkloop.shared.runs import operated_runs, retention
 from arkloop.shared.runs.moved_orgs import OrgMoved
 from arkloop.shared.storage.connections import Connections, Transaction
-from arkloop.shared.times import rfc3339
+from arkloop.shared.times import plain_values
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -153,7 +152,7 @@ def retention_() -> None:
 def show(database_url: str, retention_days: int) -> None:
     """Print as JSON how many runs are kept, are too old, and are deleted but for their events."""
     with without_notifications(database_url) as connections, connections.reading() as sql:
-        print_json(_plain(installation.retained(sql, retention_days)))
+        print_json(plain_values(installation.retained(sql, retention_days)._asdict()))
 
 
 @retention_.command("run")
@@ -169,7 +168,7 @@ def run_(database_url: str, retention_days: int) -> None:
         while retention.forget(connections, waits=True):
             pass
         with connections.reading() as sql:
-            print_json(_plain(installation.retained(sql, retention_days)))
+            print_json(plain_values(installation.retained(sql, retention_days)._asdict()))
 
 
 def _requeue(tx: Transaction, run_id: UUID) -> str:
@@ -208,7 +207,7 @@ def _each(
 
 def _print(rows: Any, as_json: bool) -> None:
     """Print rows as JSON, or each on a line, with its names."""
-    plain = [_plain(row) for row in rows]
+    plain = [plain_values(row._asdict()) for row in rows]
     if as_json:
         print_json(plain)
         return
@@ -219,14 +218,3 @@ def _print(rows: Any, as_json: bool) -> None:
             if value is not None
         }
         print_line("  ".join(f"{name}={printable(text)}" for name, text in texts.items()))
-
-
-def _plain(row: Row[Any]) -> dict[str, Any]:
-    return {
-        name: rfc3339(value)
-        if hasattr(value, "tzinfo")
-        else str(value)
-        if isinstance(value, UUID)
-        else value
-        for name, value in row._mapping.items()
-    }

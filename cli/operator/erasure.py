@@ -1,16 +1,14 @@
 """Exports line by line and erasures, for `arkloop users` and `arkloop end-users`."""
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import click
 
 from arkloop.cli.output import compact, print_json, write_json
 from arkloop.shared.accounts.erasure import RunsGoOn
 from arkloop.shared.errors import LastOwner
-from arkloop.shared.times import rfc3339
+from arkloop.shared.times import plain_values
 
 yes_option = click.option("--yes", is_flag=True, help="Erase without asking.")
 
@@ -18,7 +16,7 @@ yes_option = click.option("--yes", is_flag=True, help="Erase without asking.")
 def print_export(entries: Iterable[dict[str, Any]]) -> None:
     """Print each entry as a line of JSON."""
     for entry in entries:
-        write_json(compact(_plain(entry)))
+        write_json(compact(plain_values(entry)))
 
 
 def confirmed(who: str, yes: bool) -> None:
@@ -34,7 +32,7 @@ def print_record(erase: Callable[[], dict[str, Any]]) -> None:
         ClickException: not everything could be erased.
     """
     try:
-        print_json(_plain(erase()))
+        print_json(plain_values(erase()))
     except LastOwner:
         raise click.ClickException(
             "The user is the only owner of an organization with other members. Make another one an"
@@ -49,13 +47,3 @@ def print_record(erase: Callable[[], dict[str, Any]]) -> None:
             " copy` of one of these was broken off (`arkloop orgs show` has its `copy_began_at`),"
             " repeat that first."
         ) from None
-
-
-def _plain(entry: dict[str, Any]) -> dict[str, Any]:
-    return {name: _text(value) for name, value in entry.items()}
-
-
-def _text(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return rfc3339(value)
-    return str(value) if isinstance(value, UUID) else value
