@@ -32,7 +32,7 @@ BIG = {
 }
 
 #: Indexes of small tables, of which all rows may be read.
-_SMALL = {"pk_users", "pk_workers", "ix_workers_seen_at"}
+_SMALL = {"pk_users", "pk_workers"}
 
 _OF_SERVICE = (
     "enable_bitmapscan = off",

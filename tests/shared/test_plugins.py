@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from arkloop.shared import plugins
 from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.catalog.personas import InvalidPersona
-from arkloop.shared.config import InvalidSettings, Settings
+from arkloop.shared.config import InvalidSettings
 from arkloop.shared.plugins import InvalidPlugin
 from arkloop.worker import tools
+from tests.blank_settings import BLANK
 
 PRICE = """
 from arkloop.worker.contract.context import ToolContext
@@ -205,9 +207,7 @@ def test_a_routes_file_may_name_the_provider_of_a_plugin(shop: str, tmp_path: Pa
     """A route has the provider while the plugin is there, and is refused without it."""
     file = tmp_path / "routes.yaml"
     file.write_text("routes: [{id: parrot, provider: parrot, model: p-1}]")
-    with_routes = Settings(
-        database_url="", redis_url="", broker_url="", jwt_secret="", routes_file=str(file)
-    )
+    with_routes = replace(BLANK, routes_file=str(file))
     plugins.use([shop])
     assert "parrot" == model_routes.load(with_routes)["parrot"].provider
 

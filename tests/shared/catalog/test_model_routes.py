@@ -19,14 +19,13 @@ from arkloop.shared.catalog.prices import Prices
 from arkloop.shared.config import InvalidSettings, Settings
 from arkloop.shared.events.usage import Usage
 from arkloop.worker import providers
-
-BARE = Settings(database_url="", redis_url="", broker_url="", jwt_secret="")
+from tests.blank_settings import BLANK
 
 
 def from_file(folder: Path, text: str) -> dict[str, Route]:
     path = folder / "routes.yaml"
     path.write_text(text)
-    return dict(load(replace(BARE, routes_file=str(path))))
+    return dict(load(replace(BLANK, routes_file=str(path))))
 
 
 @pytest.mark.parametrize(
@@ -44,12 +43,12 @@ def test_a_route_is_there_when_its_settings_are(
     settings: dict[str, object], routes: list[str]
 ) -> None:
     """The scripted one only where it is allowed."""
-    assert routes == list(load(replace(BARE, **settings)))
+    assert routes == list(load(replace(BLANK, **settings)))
 
 
 def test_the_scripted_route_has_the_contracts_prices() -> None:
     """It costs 1 USD per million tokens in, 2 out, 0.1 from the cache."""
-    route = load(replace(BARE, scripted=True))["scripted"]
+    route = load(replace(BLANK, scripted=True))["scripted"]
     usage = Usage(input_tokens=1_000_000, output_tokens=1_000_000, cache_read_tokens=500_000)
 
     assert ("scripted", "scripted-1") == (route.provider, route.model)
@@ -66,8 +65,8 @@ def test_a_route_without_prices_costs_nothing() -> None:
 def test_the_vendors_routes_have_known_prices_and_context() -> None:
     """Prices and context are known for the vendors' routes, not behind other addresses."""
     keys = {"openai_api_key": "k", "anthropic_api_key": "k"}
-    routes = load(replace(BARE, **keys))
-    elsewhere = load(replace(BARE, **keys, openai_base_url="http://127.0.0.1:1/v1"))
+    routes = load(replace(BLANK, **keys))
+    elsewhere = load(replace(BLANK, **keys, openai_base_url="http://127.0.0.1:1/v1"))
 
     openai, anthropic = routes["openai"], routes["anthropic"]
     assert ("openai", "gpt-4o-mini", 128_000) == (
@@ -87,7 +86,7 @@ def test_the_vendors_routes_have_known_prices_and_context() -> None:
 
 def test_prices_of_the_library_are_those_of_the_day() -> None:
     """Prices that end on a day do so for routes that were loaded before; those given stay."""
-    settings = replace(BARE, openai_api_key="k", openai_model="gpt-5.6-sol", scripted=True)
+    settings = replace(BLANK, openai_api_key="k", openai_model="gpt-5.6-sol", scripted=True)
     routes = load(settings)
 
     found = [priced_on(routes, date(2026, 8, day)) for day in (20, 21)]
@@ -100,7 +99,7 @@ def test_the_anthropic_route_is_set_by_its_variables() -> None:
     """The variables of the Anthropic route set its key, address and model."""
     route = load(
         replace(
-            BARE,
+            BLANK,
             anthropic_api_key="secret",
             anthropic_base_url="http://127.0.0.1:1",
             anthropic_model="m",
@@ -113,7 +112,7 @@ def test_the_anthropic_route_is_set_by_its_variables() -> None:
 
 def test_the_local_model_is_free() -> None:
     """The local model's price is 0 and not unknown, so that runs with a budget may use it."""
-    assert Prices() == load(replace(BARE, local_base_url="http://127.0.0.1:1/v1"))["local"].prices
+    assert Prices() == load(replace(BLANK, local_base_url="http://127.0.0.1:1/v1"))["local"].prices
 
 
 @pytest.mark.parametrize(("given", "tokens"), [(None, None), ("", None), ("4096", 4096)])
@@ -388,7 +387,7 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     """A missing routes file is reported at the start, not by the first run."""
     with pytest.raises(InvalidSettings, match="nowhere"):
-        load(replace(BARE, routes_file=str(tmp_path / "nowhere")))
+        load(replace(BLANK, routes_file=str(tmp_path / "nowhere")))
 
 
 @pytest.mark.parametrize(

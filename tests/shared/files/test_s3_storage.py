@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from arkloop.shared.config import Settings
 from arkloop.shared.errors import InvalidRequest, StorageUnavailable
 from arkloop.shared.files import incoming, s3_storage
 from arkloop.shared.files.s3_storage import PART_BYTES, S3Storage
 from arkloop.shared.files.storage import ObjectMissing, UnusableStorage
+from tests.blank_settings import BLANK
 from tests.closed_port import closed_port
 from tests.s3_server import BUCKET, KEY_ID, SECRET, S3Server, s3_server
 
@@ -27,11 +27,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 def storage_at(server: S3Server, **changes: Any) -> S3Storage:
-    settings = Settings(
-        database_url="",
-        redis_url="",
-        broker_url="",
-        jwt_secret="",
+    settings = replace(
+        BLANK,
         s3_bucket=BUCKET,
         s3_endpoint_url=server.url,
         s3_access_key_id=KEY_ID,

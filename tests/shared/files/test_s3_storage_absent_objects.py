@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any, ClassVar
 
-from arkloop.shared.config import Settings
 from arkloop.shared.files.s3_storage import S3Storage
+from tests.blank_settings import BLANK
 
 _UPLOADS = b"""<ListMultipartUploadsResult>
 <Upload><Key>org/1</Key><UploadId>first</UploadId></Upload>
@@ -49,11 +50,8 @@ def server_without_objects() -> Iterator[str]:
 def test_what_is_absent_is_removed() -> None:
     """Neither the object nor an upload that ended meanwhile is an error; each is tried."""
     with server_without_objects() as url:
-        settings = Settings(
-            database_url="",
-            redis_url="",
-            broker_url="",
-            jwt_secret="",
+        settings = replace(
+            BLANK,
             s3_bucket="files",
             s3_endpoint_url=url,
             s3_access_key_id="arkloop",

@@ -3,6 +3,7 @@
 import os
 import ssl
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -11,9 +12,9 @@ from typing import Any
 import pytest
 import trustme
 
-from arkloop.shared.config import Settings
 from arkloop.shared.files.s3_storage import S3Storage
 from arkloop.shared.files.storage import UnusableStorage
+from tests.blank_settings import BLANK
 from tests.closed_port import closed_port
 
 
@@ -53,11 +54,8 @@ def without_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def storage_at(url: str, bucket: str = "files") -> S3Storage:
     return S3Storage(
-        Settings(
-            database_url="",
-            redis_url="",
-            broker_url="",
-            jwt_secret="",
+        replace(
+            BLANK,
             s3_bucket=bucket,
             s3_endpoint_url=url,
             s3_access_key_id="arkloop",

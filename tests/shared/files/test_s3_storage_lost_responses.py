@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -9,10 +10,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from arkloop.shared.config import Settings
 from arkloop.shared.errors import StorageUnavailable
 from arkloop.shared.files import incoming
 from arkloop.shared.files.s3_storage import PART_BYTES, S3Storage
+from tests.blank_settings import BLANK
 
 _BEGUN = b"<R><Bucket>files</Bucket><Key>org/1</Key><UploadId>first</UploadId></R>"
 _NO_UPLOAD = b"<Error><Code>NoSuchUpload</Code><Message>It is absent.</Message></Error>"
@@ -81,11 +82,8 @@ def storage_at(*, missing_at: str = "", stored: int | None) -> Iterator[S3Storag
     with _Server(missing_at, stored) as server:
         Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield S3Storage(
-            Settings(
-                database_url="",
-                redis_url="",
-                broker_url="",
-                jwt_secret="",
+            replace(
+                BLANK,
                 s3_bucket="files",
                 s3_endpoint_url=f"http://127.0.0.1:{server.server_port}",
                 s3_access_key_id="arkloop",

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -11,6 +12,7 @@ import pytest
 from arkloop.shared.config import Settings
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.files.storage import Storage, UnusableStorage
+from tests.blank_settings import BLANK
 
 #: No server listens there.
 CONTAINER = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:1"}
@@ -22,17 +24,7 @@ def without_session(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def use(url: str | None = None, region: str | None = None) -> Storage:
-    return storage_of(
-        Settings(
-            database_url="",
-            redis_url="",
-            broker_url="",
-            jwt_secret="",
-            s3_bucket="files",
-            s3_endpoint_url=url,
-            s3_region=region,
-        )
-    )
+    return storage_of(replace(BLANK, s3_bucket="files", s3_endpoint_url=url, s3_region=region))
 
 
 @pytest.mark.parametrize("url", ["http://minio_1:9000", "http://a..b", "http://bücher.example"])
