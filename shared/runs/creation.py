@@ -1,11 +1,12 @@
 """Creating runs: queued in their threads, those that are created at the same time together."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, RowMapping, func, select, update
 
 from arkloop.shared import logs
 from arkloop.shared.actors import Actor
@@ -54,7 +55,8 @@ __all__ = [
 #: What an end user may override of a persona: the tools that their own page executes.
 END_USER_OVERRIDES = frozenset({"tools"})
 
-
+#: Messages of a thread that are neither superseded nor wait for their run.
+_IS_VISIBLE = messages.c.superseded_at.is_(None) & (messages.c.position < FIRST_WAITING)
 #: How often a request tries to wait for a thread in which other processes have the locks: each
 #: time for a few milliseconds. After that it waits for them, with a connection of its own.
 TRIES = 5
@@ -288,44 +290,59 @@ def retry(
     threads.lock(tx, actor, thread_id)
     if active := threads.active_run_id(tx.sql, thread_id):
         raise ThreadBusy(active_run_id=str(active))
-    visible = (
-        (messages.c.thread_id == thread_id)
-        & messages.c.superseded_at.is_(None)
-        & (messages.c.position < FIRST_WAITING)
-    )
-    last_message = tx.sql.execute(
-        select(messages.c.id, messages.c.role, messages.c.position)
-        .where(visible)
-        .order_by(messages.c.position.desc())
-        .limit(1)
-    ).one_or_none()
-    if last_message is None:
-        raise InvalidState()
-    last_run = tx.sql.execute(
-        select(
-            *(runs.c[name] for name in ("persona_id", "route_id", "options")),
-            *(runs.c[name] for name in ("end_user_id", "metadata", "position")),
-        )
-        .where(runs.c.thread_id == thread_id, runs.c.position < FIRST_WAITING)
-        .order_by(runs.c.position.desc())
-        .limit(1)
-    ).one_or_none()
-    is_new = last_run is not None and last_message.position > last_run.position
+    last_message, last_run = _last_round(tx.sql, thread_id)
+    is_new = last_run is not None and last_message["position"] > last_run["position"]
     if is_new and actor.end_user_id is not None:
         last_run = None
     has_persona = last_run is not None or otherwise is not None or actor.persona_id is not None
     if not has_persona and _had_run(tx.sql, thread_id):
         raise LastRunDeleted()
-    if last_message.role == "assistant":
+    _take_back(tx, thread_id, last_message)
+    if last_run is None and otherwise is not None:
+        new = replace(_of_end_user(otherwise()), on_busy=OnBusy.REJECT)
+    else:
+        new = _repeated(tx.sql, actor, thread_id, catalog, last_run, trace_id)
+    began = time.time_ns()
+    made = _create(tx, new)
+    _announce(made, actor, began)
+    return made
+
+
+def _last_round(sql: Connection, thread_id: UUID) -> tuple[RowMapping, RowMapping | None]:
+    """Find the thread's last message and last run. Raises: InvalidState: it has no message."""
+    last_message = (
+        select(messages.c.id, messages.c.role, messages.c.position)
+        .where(messages.c.thread_id == thread_id, _IS_VISIBLE)
+        .order_by(messages.c.position.desc())
+        .limit(1)
+    )
+    found = sql.execute(last_message).mappings().one_or_none()
+    if found is None:
+        raise InvalidState()
+    names = ("persona_id", "route_id", "options", "end_user_id", "metadata", "position")
+    last_run = (
+        select(*(runs.c[name] for name in names))
+        .where(runs.c.thread_id == thread_id, runs.c.position < FIRST_WAITING)
+        .order_by(runs.c.position.desc())
+        .limit(1)
+    )
+    return found, sql.execute(last_run).mappings().one_or_none()
+
+
+def _take_back(tx: Transaction, thread_id: UUID, last_message: RowMapping) -> None:
+    """Mark what the last round has brought as superseded: the assistant's message, and runs."""
+    if last_message["role"] == "assistant":
         tx.sql.execute(
             update(messages)
-            .where(messages.c.id == last_message.id)
+            .where(messages.c.id == last_message["id"])
             .values(superseded_at=func.now())
         )
     # Runs of this round without an assistant message (failed, cancelled) go as well:
     # their tool turns must not be part of what the new run sees.
     last_position = (
-        select(func.coalesce(func.max(messages.c.position), 0)).where(visible).scalar_subquery()
+        select(func.coalesce(func.max(messages.c.position), 0))
+        .where(messages.c.thread_id == thread_id, _IS_VISIBLE)
+        .scalar_subquery()
     )
     tx.sql.execute(
         update(runs)
@@ -343,31 +360,31 @@ def retry(
         update(messages).where(messages.c.steered_into.in_(gone)).values(steered_into=None)
     )
     thread_contexts.forget(tx, thread_id, last_position)
-    if last_run is None and otherwise is not None:
-        new = replace(_of_end_user(otherwise()), on_busy=OnBusy.REJECT)
-    else:
-        persona_id, route_id, options, end_user_id, client_data, _ = last_run or (None,) * 6
-        if last_run is None:
-            persona_id = actor.persona_id
-        persona = catalog.persona(actor.org_id, persona_id, sql=tx.sql)
-        route = catalog.choose_route(actor.org_id, route_id, persona, sql=tx.sql)
-        if last_run is None:
-            options = overrides.check(persona, route, {})
-        new = NewRun(
-            actor=actor,
-            thread_id=thread_id,
-            persona=persona,
-            route=route,
-            trace_id=trace_id,
-            options=options,
-            end_user_id=actor.end_user_id or end_user_id,
-            metadata=client_data or {},
-            on_busy=OnBusy.REJECT,
-        )
-    began = time.time_ns()
-    made = _create(tx, new)
-    _announce(made, actor, began)
-    return made
+
+
+def _repeated(
+    sql: Connection,
+    actor: Actor,
+    thread_id: UUID,
+    catalog: Catalog,
+    last_run: RowMapping | None,
+    trace_id: str,
+) -> NewRun:
+    """Return a run like the last one; without one, a run of the actor's persona."""
+    last: Mapping[Any, Any] = last_run or {"persona_id": actor.persona_id}
+    persona = catalog.persona(actor.org_id, last["persona_id"], sql=sql)
+    route = catalog.choose_route(actor.org_id, last.get("route_id"), persona, sql=sql)
+    return NewRun(
+        actor=actor,
+        thread_id=thread_id,
+        persona=persona,
+        route=route,
+        trace_id=trace_id,
+        options=overrides.check(persona, route, {}) if last_run is None else last["options"],
+        end_user_id=actor.end_user_id or last.get("end_user_id"),
+        metadata=last.get("metadata") or {},
+        on_busy=OnBusy.REJECT,
+    )
 
 
 def _had_run(sql: Connection, thread_id: UUID) -> bool:
