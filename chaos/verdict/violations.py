@@ -23,7 +23,7 @@ INVARIANTS = {
     "I11": "An accepted cancel ends the run, in time.",
     "I12": "An accepted input is used exactly once.",
     "I13": "A waiting run writes nothing, and says what it waits for.",
-    "I15": "Another organisation sees what it would see of an id that does not exist.",
+    "I15": "Another organization sees what it would see of an id that does not exist.",
     "I17": "A run that kills its workers is given up, and only such a run.",
     "I18": "Usage and cost are counted once.",
     "I19": "A stream that has ended answers 204 to a reconnect.",

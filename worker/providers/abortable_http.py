@@ -26,7 +26,7 @@ END_SECONDS = 5.0
 DRAIN_SECONDS = 0.05
 
 #: What goes to a server that an org has named, besides credentials. The SDKs take more from the
-#: worker's environment: the operator's organisation, and headers with who knows what in them.
+#: worker's environment: the operator's organization, and headers with who knows what in them.
 SENT_HEADERS = frozenset(
     {
         "accept",

@@ -306,7 +306,7 @@ def credentials(sent: str) -> list[str]:
 def test_the_workers_environment_does_not_go_to_the_server_of_an_org(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The SDKs read addresses, organisations and headers of the operator's from it."""
+    """The SDKs read addresses, organizations and headers of the operator's from it."""
     monkeypatch.setenv("OPENAI_ORG_ID", "org-secret")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "project-secret")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "key-secret")
