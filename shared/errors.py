@@ -93,7 +93,7 @@ class FileMissing(NotFound):
 
 class EventsLost(ArkloopError):
     code = "runs.events_lost"
-    message = "The database has lost the run's next events; /v1/runs/{run_id}/events has others."
+    message = "Some events are lost; a larger `after_seq` of /v1/runs/{run_id}/events skips them."
 
 
 class SessionNotFound(NotFound):
@@ -360,7 +360,8 @@ class StreamLimitExceeded(ArkloopError):
 
     code = "streams.limit_exceeded"
     message = (
-        "The limit on open streams is reached; see `details`. Close one, or follow a thread by one."
+        "The limit on open streams is reached; see `details`. Close a stream, or follow all runs of"
+        " a thread with one stream: /v1/threads/{thread_id}/events."
     )
 
 

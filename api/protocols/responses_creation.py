@@ -271,8 +271,8 @@ def _check_asks_nothing(tx: Transaction, facts: RunFacts) -> None:
     if ResponseProjection(facts).asks_client(pending):
         newest = responses_runs.newest_response(tx.sql, facts)
         raise NotNewestResponse(
-            f"The newest response of the conversation, {newest}, waits for a reply;"
-            " only this one can be continued."
+            f"The newest response of the conversation, {newest}, waits for a reply:"
+            " continue that one."
         )
 
 
@@ -356,9 +356,7 @@ def _check_shown(
 
 def _not_newest(tx: Transaction, facts: RunFacts) -> NotNewestResponse:
     newest = responses_runs.newest_response(tx.sql, facts)
-    return NotNewestResponse(
-        f"The conversation has a newer response, {newest}; only this one can be continued."
-    )
+    return NotNewestResponse(f"The conversation has a newer response: continue {newest} instead.")
 
 
 def _unknown() -> InvalidRequest:

@@ -17,7 +17,9 @@ _PROMOTE = (
     " of this one; if not, start the primary or promote a standby. No host in {0} accepts writes."
 )
 _NAME = "Correct the host in {}, or the name service of this machine."
-_CERTIFICATE_OF_ANOTHER = "Name a host in {} that the server's certificate has, or correct that."
+_CERTIFICATE_OF_ANOTHER = (
+    "Name a host in {} that the server's certificate contains, or replace the certificate."
+)
 _REJECTED_CERTIFICATE = (
     "Renew the server's certificate if it has expired; else name the file of its authority as"
     " sslrootcert in {}."

@@ -198,7 +198,7 @@ def _memory(name: str, info: Mapping[str, Any]) -> Iterator[Finding]:
         yield fail(
             check,
             f"{shown}: keys that never expire fill it, and it cannot evict them",
-            "Delete those that are not this service's, or raise maxmemory.",
+            "Delete keys that other programs have written, or raise maxmemory.",
         )
     elif name == "redis" and policy in ("volatile-ttl", "volatile-random"):
         yield warn(

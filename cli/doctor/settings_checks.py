@@ -224,5 +224,5 @@ def _without_room(folder: Path) -> tuple[str, str] | None:
     try:
         why = folders.without_room(folder, _PROBE_BYTES)
     except TimeoutError as error:
-        return str(error), "Look at its file system, and at the server of that if there is one"
+        return str(error), "Check its file system, and the file server if it is a network mount"
     return None if why is None else (why, "Free space on its disk, and inodes (df -i)")

@@ -158,8 +158,8 @@ def _stuck(settings: Settings, sql: Connection) -> Iterator[Finding]:
             f"{count} runs belong to workers that are gone, and no sweep has queued them again",
             "Start a web or worker process: each of them sweeps. Their logs say why they do not."
             if live_workers.of_service(sql, settings.heartbeat_seconds)
-            else "Start a worker: while none is alive, sweeps take a silence for that of Postgres,"
-            " and leave the runs of silent workers alone.",
+            else "Start a worker: while none is alive, sweeps assume that Postgres was away, and"
+            " do not requeue the runs of silent workers.",
         )
 
 

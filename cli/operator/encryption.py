@@ -67,7 +67,9 @@ def rotate_encryption(database_url: str, ring: Keyring) -> None:
         print_line(ONE_KEY, err=True)
     if unreadable or total.unreadable:
         raise click.ClickException(
-            "Something is under other keys: keep those, or store the secrets again."
+            "Some secrets cannot be decrypted: add the keys that encrypted them to the end of"
+            " ARKLOOP_ENCRYPTION_KEY and repeat this. If they are lost for good:"
+            " docs/how-to/operations.md"
         )
 
 

@@ -6269,7 +6269,7 @@ export interface components {
                 };
             };
         };
-        /** @description - `runs.events_lost`: The database has lost the run's next events; /v1/runs/{run_id}/events has others. */
+        /** @description - `runs.events_lost`: Some events are lost; a larger `after_seq` of /v1/runs/{run_id}/events skips them. */
         "runs.events_lost": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
@@ -6284,7 +6284,7 @@ export interface components {
         };
         /**
          * @description - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
-         *     - `streams.limit_exceeded`: The limit on open streams is reached; see `details`. Close one, or follow a thread by one.
+         *     - `streams.limit_exceeded`: The limit on open streams is reached; see `details`. Close a stream, or follow all runs of a thread with one stream: /v1/threads/{thread_id}/events.
          */
         "rate_limit.exceeded-streams.limit_exceeded": {
             headers: {
@@ -6459,7 +6459,7 @@ export interface components {
          * @description - `budget.exhausted`: A budget or the credits are exhausted; see `details`. An admin can raise the limit.
          *     - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
          *     - `runs.limit_exceeded`: The limit on running and waiting runs is reached; see `details`.
-         *     - `streams.limit_exceeded`: The limit on open streams is reached; see `details`. Close one, or follow a thread by one.
+         *     - `streams.limit_exceeded`: The limit on open streams is reached; see `details`. Close a stream, or follow all runs of a thread with one stream: /v1/threads/{thread_id}/events.
          *     - `threads.queue_full`: The queue of the thread is full; wait for one of its runs to end, or cancel one.
          */
         "budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-streams.limit_exceeded-threads.queue_full": {
@@ -7101,7 +7101,7 @@ export interface components {
                 "application/json": components["schemas"]["OpenAIError"];
             };
         };
-        /** @description - `runs.events_lost`: The database has lost the run's next events; /v1/runs/{run_id}/events has others. */
+        /** @description - `runs.events_lost`: Some events are lost; a larger `after_seq` of /v1/runs/{run_id}/events skips them. */
         "OpenAIError-runs.events_lost": {
             headers: {
                 "X-Trace-Id": components["headers"]["X-Trace-Id"];
@@ -7145,7 +7145,7 @@ export interface components {
          * @description - `budget.exhausted`: A budget or the credits are exhausted; see `details`. An admin can raise the limit.
          *     - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
          *     - `runs.limit_exceeded`: The limit on running and waiting runs is reached; see `details`.
-         *     - `streams.limit_exceeded`: The limit on open streams is reached; see `details`. Close one, or follow a thread by one.
+         *     - `streams.limit_exceeded`: The limit on open streams is reached; see `details`. Close a stream, or follow all runs of a thread with one stream: /v1/threads/{thread_id}/events.
          *     - `threads.queue_full`: The queue of the thread is full; wait for one of its runs to end, or cancel one.
          */
         "OpenAIError-budget.exhausted-rate_limit.exceeded-runs.limit_exceeded-streams.limit_exceeded-threads.queue_full": {
@@ -7239,7 +7239,7 @@ export interface components {
         };
         /**
          * @description - `rate_limit.exceeded`: Too many requests; see `Retry-After` and `details`.
-         *     - `streams.limit_exceeded`: The limit on open streams is reached; see `details`. Close one, or follow a thread by one.
+         *     - `streams.limit_exceeded`: The limit on open streams is reached; see `details`. Close a stream, or follow all runs of a thread with one stream: /v1/threads/{thread_id}/events.
          */
         "OpenAIError-rate_limit.exceeded-streams.limit_exceeded": {
             headers: {

@@ -116,7 +116,7 @@ def test_another_request_is_refused_and_the_newest_response_named(
 
     error = (refused.json or {})["error"]
     assert (409, "responses.not_newest") == (refused.status_code, error["code"]), refused.text
-    assert f"newer response, resp_{first.hex};" in error["message"]
+    assert f"newer response: continue resp_{first.hex} instead" in error["message"]
     assert 2 == runs_of(alice)
 
 
@@ -130,7 +130,9 @@ def test_a_key_or_another_sender_makes_it_another_request(stored: StoredRuns, al
     elsewhere = other.post("/v1/responses", body)
 
     for refused in (keyed, elsewhere):
-        assert 409 == refused.status_code and f"resp_{first.hex};" in refused.text, refused.text
+        assert 409 == refused.status_code and f"resp_{first.hex} instead" in refused.text, (
+            refused.text
+        )
     assert 2 == runs_of(alice)
 
 
@@ -243,7 +245,7 @@ def test_a_message_behind_an_older_response_is_another_one_than_that_of_a_later_
     refused = alice.post("/v1/responses", body)
     again = alice.post("/v1/responses", later)
 
-    assert 409 == refused.status_code and f"resp_{booked.hex};" in refused.text, refused.text
+    assert 409 == refused.status_code and f"resp_{booked.hex} instead" in refused.text, refused.text
     assert (booked, 3) == (run_of(again), runs_of(alice))
 
 
@@ -354,7 +356,7 @@ def test_the_newest_response_is_named_without_a_look_at_all_its_events(
             refused = alice.post("/v1/responses", {**body, "input": "Which town?"})
         read = [values["run_id_1"] for sql, values in statements if "run_events.seq >" in sql]
         assert 409 == refused.status_code and read and first not in read
-        return refused.text.partition("newer response, ")[2].partition(";")[0]
+        return refused.text.partition("newer response: continue ")[2].partition(" instead")[0]
 
     assert f"resp_{first.hex}" == named()
     request = new_id()

@@ -87,7 +87,7 @@ def test_other_earlier_lines_make_another_request(
     refused = alice.post("/v1/responses", other)
 
     assert 409 == refused.status_code, refused.text
-    assert f"newer response, resp_{first.hex};" in refused.text
+    assert f"newer response: continue resp_{first.hex} instead" in refused.text
 
 
 @pytest.mark.parametrize("is_shown", [True, False])

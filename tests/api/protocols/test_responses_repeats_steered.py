@@ -110,7 +110,7 @@ def test_a_message_that_is_offered_to_another_run_is_not_that_of_a_waiting_one(
     refused = alice.post("/v1/responses", {**body, "input": items})
 
     assert 409 == refused.status_code, refused.text
-    assert f"resp_{UUID((made.json or {})['run_id']).hex};" in refused.text, refused.text
+    assert f"resp_{UUID((made.json or {})['run_id']).hex} instead" in refused.text, refused.text
 
 
 def test_the_message_of_a_deleted_run_is_not_that_of_the_next_one(
@@ -130,7 +130,7 @@ def test_the_message_of_a_deleted_run_is_not_that_of_the_next_one(
     refused = alice.post("/v1/responses", body)
 
     assert (409, 2) == (refused.status_code, runs_of(alice)), refused.text
-    assert f"resp_{newest.hex};" in refused.text
+    assert f"resp_{newest.hex} instead" in refused.text
 
 
 NOTED = "<earlier_conversation>\nUser: Look:\n  [image]\n</earlier_conversation>\n\nHello?"

@@ -239,7 +239,7 @@ def test_folders_that_hang_are_found(
     for report, levels in ((stores_none, ["fail", "warn"]), (hangs, ["warn", "fail"])):
         found = report.of("files") + report.of("metrics")
         assert levels == [level for level, text in found if silent in text]
-        assert "Look at the" in report.advice("files") or "Look at its" in report.advice("files")
+        assert "Look at the" in report.advice("files") or "Check its" in report.advice("files")
     assert "ok" in [level for level, _ in hangs.of("postgres")]
 
 

@@ -178,7 +178,7 @@ def test_a_secret_under_no_known_key_is_named(
 
     assert 1 == done.exit_code
     assert "org_keys.wrapped: " in done.output
-    assert "store the secrets again" in done.output
+    assert "add the keys that encrypted them to the end of ARKLOOP_ENCRYPTION_KEY" in done.output
 
 
 def test_a_key_without_another_one_replaces_none(connections: Connections, run: Run) -> None:
