@@ -163,15 +163,19 @@ def test_a_lease_through_a_pooler_relies_on_heartbeats(
     assert 1 == caplog.text.count("ARKLOOP_DIRECT_DATABASE_URL")
 
 
-def test_a_row_that_stays_locked_takes_one_session_of_a_pooler(
-    pooled: Connections, settings: Settings
+@pytest.mark.parametrize(
+    "locked",
+    ["SELECT FROM workers FOR UPDATE", "LOCK TABLE workers IN ACCESS EXCLUSIVE MODE"],
+)
+def test_a_lock_that_stays_takes_one_session_of_a_pooler(
+    pooled: Connections, settings: Settings, locked: str
 ) -> None:
     """Each try to renew a lease ends in Postgres, too, and leaves no limit to other clients."""
     url = settings.database_url.replace("+psycopg", "", 1)
     with leased(replace(pooled.settings, heartbeat_seconds=0.5, lease_seconds=600)) as lease:
         with psycopg.connect(url) as holder:
             holder.execute("SET arkloop.orgs = '*'")
-            holder.execute("SELECT FROM workers WHERE id = %s FOR UPDATE", [lease.worker_id])
+            holder.execute(locked.encode())
             eventually(lambda: lease._outage._failures > 4)
             [waiting] = holder.execute(WAITING_FOR_WORKERS).fetchone() or [None]
             assert waiting in (0, 1)

@@ -44,16 +44,12 @@ log = logging.getLogger(__name__)
 SILENT_HEARTBEATS = 1.5
 #: A heartbeat without a response is given up after this many heartbeats, whatever TCP thinks.
 ANSWER_HEARTBEATS = 2.0
-#: Postgres gives up waiting for the lock of the worker's row before that.
+#: Postgres gives up waiting for the lock of a row or a table before that.
 LOCK_HEARTBEATS = 1.0
 
-# A commit that waits for a standby keeps the lock of this worker's row, also after its client has
-# left: each try to renew would leave a process of Postgres' that waits for it, without a limit. The
-# limit is the statement's own, since a pooler would pass a session's on to others.
 _REGISTER = """
 INSERT INTO workers (id, hostname, pid, lock_key)
-SELECT %(id)s, %(hostname)s, %(pid)s, %(lock_key)s
-FROM set_config('lock_timeout', %(lock_milliseconds)s, true)
+VALUES (%(id)s, %(hostname)s, %(pid)s, %(lock_key)s)
 ON CONFLICT (id) DO UPDATE SET lock_key = excluded.lock_key
 """
 # `back_at` tells the sweep that this worker was silent too, and may not have been the only one.
@@ -61,9 +57,9 @@ _RENEW = """
 UPDATE workers SET seen_at = now(),
     back_at = CASE WHEN seen_at < now() - make_interval(secs => %(silent)s)
         THEN now() ELSE back_at END
-FROM set_config('lock_timeout', %(lock_milliseconds)s, true)
 WHERE id = %(id)s
 """
+_LIMIT_LOCKS = "SELECT set_config('lock_timeout', %s, true)"
 _LOCK = "SELECT pg_advisory_lock(%(lock_key)s)"
 _HAS_LOCK = """
 SELECT EXISTS (
@@ -75,8 +71,7 @@ SELECT EXISTS (
 """
 # A run that could not be handed over is found by the sweep, which must know whose it was.
 _DEREGISTER = """
-DELETE FROM workers USING set_config('lock_timeout', %(lock_milliseconds)s, true)
-WHERE id = %(id)s
+DELETE FROM workers WHERE id = %(id)s
 AND NOT EXISTS (SELECT FROM runs WHERE owner = %(id)s AND state = 'executing')
 """
 _OWNED = """
@@ -90,6 +85,28 @@ THROUGH_POOLER = (
 )
 #: After a renewal that failed.
 RETRY_SECONDS = 0.1
+
+
+class _LeaseConnection(BoundedConnection):
+    """A connection whose statements wait for the lock of a row or a table for `lock_seconds`.
+
+    A commit that waits for a standby keeps the lock of a worker's row, also after its client has
+    left, and a table that is altered may be locked for as long: each try to renew would leave a
+    process of Postgres' that waits for it, without a limit. A statement takes locks of tables
+    before it is executed, and a pooler would pass a limit of the session on to others.
+    """
+
+    lock_seconds: float
+
+    def execute_for_orgs(self, execute: Callable[[], object]) -> None:
+        """Execute a statement as usual, with the limit right before it."""
+
+        def limited() -> None:
+            milliseconds = str(round(self.lock_seconds * 1000))
+            psycopg.Cursor(self).execute(_LIMIT_LOCKS, [milliseconds])
+            execute()
+
+        super().execute_for_orgs(limited)
 
 
 class Lease:
@@ -248,12 +265,13 @@ class Lease:
         self._is_registered = True
         return connection
 
-    def _open(self, args: dict[str, Any]) -> BoundedConnection:
+    def _open(self, args: dict[str, Any]) -> _LeaseConnection:
         # A pooler may run each statement in another session: none is prepared.
-        connection = BoundedConnection.connect(**args, autocommit=True, prepare_threshold=None)
+        connection = _LeaseConnection.connect(**args, autocommit=True, prepare_threshold=None)
         self._connection = connection
         # A proxy in between acknowledges for a server that is gone: TCP notices nothing.
         connection.answer_seconds = self._settings.heartbeat_seconds * ANSWER_HEARTBEATS
+        connection.lock_seconds = self._settings.heartbeat_seconds * LOCK_HEARTBEATS
         try:
             epoch.learn(self._keys, connection)
         except epoch.FormerPrimary:
@@ -275,9 +293,6 @@ class Lease:
             "hostname": self._settings.hostname,
             "pid": os.getpid(),
             "lock_key": self._lock_key,
-            "lock_milliseconds": str(
-                round(self._settings.heartbeat_seconds * LOCK_HEARTBEATS * 1000)
-            ),
             "silent": self._settings.heartbeat_seconds * SILENT_HEARTBEATS,
         }
 

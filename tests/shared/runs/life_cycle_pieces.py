@@ -139,11 +139,7 @@ class Pieces(RuleBasedStateMachine):
 
     def _renew(self, worker: ModelWorker) -> None:
         """Renew by the statement of its lease; just now, however long the machine takes."""
-        parameters = {
-            "id": worker.id,
-            "silent": LEASE_SECONDS / 2,
-            "lock_milliseconds": "10000",
-        }
+        parameters = {"id": worker.id, "silent": LEASE_SECONDS / 2}
         later = {"seen_at": ago(seconds=-AN_HOUR), "back_at": ago(seconds=-AN_HOUR)}
         with self.stored.connections.transaction() as tx:
             tx.sql.exec_driver_sql(lease._RENEW, parameters)

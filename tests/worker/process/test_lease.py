@@ -213,6 +213,22 @@ def test_a_row_that_stays_locked_takes_one_connection(
     eventually(lambda: not lease._outage.is_on)
 
 
+@pytest.mark.parametrize("table", ["runs", "workers"])
+def test_a_table_that_stays_locked_takes_one_connection(
+    connections: Connections, settings: Settings, lease_with: Callable[..., Lease], table: str
+) -> None:
+    """A table that is altered behind a long dump is locked before a statement begins."""
+    lease = lease_with(lease_seconds=600, heartbeat_seconds=0.5)
+    url = settings.database_url.replace("+psycopg", "", 1)
+    with psycopg.connect(url) as holder:
+        holder.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+        eventually(lambda: lease._outage._failures > 4)
+        with connections.reading() as sql:
+            assert 1 >= (sql.scalar(text(_WAITING_LEASES)) or 0)
+
+    eventually(lambda: not lease._outage.is_on)
+
+
 @contextmanager
 def refusing(settings: Settings, state: str, refused: str) -> Iterator[None]:
     """Let Postgres refuse such changes of the workers' rows with this SQLSTATE."""
