@@ -303,9 +303,9 @@ class Lease:
             connection.close()
 
     def _watch(self) -> None:
-        held = self._held()
+        held = [stop for stop in self._held().values() if not stop.lease_lost]
         if held and not self.is_valid:
             log.error("lease lost: abandoning %d runs", len(held))
             metrics.LEASES_LOST.add(len(held))
-            for stop in held.values():
+            for stop in held:
                 stop.set(LeaseLost())

@@ -13,9 +13,11 @@ import pytest
 from sqlalchemy import make_url, text
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.shared import ids
 from arkloop.shared.config import Settings
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.keys import Keys
+from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.process.lease import RETRY_SECONDS, Lease
 from chaos.system.fault_proxy import FaultProxy
 from tests.stored_runs import StoredRuns
@@ -318,6 +320,29 @@ def test_a_worker_that_leaves_runs_behind_keeps_its_row(
     lease.stop(10)
 
     assert {} != row_of(stored.connections, lease.worker_id)
+
+
+def test_a_run_that_is_abandoned_counts_once(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that takes a while to end is not abandoned again by each look at the lease."""
+    held = {ids.new_id(): StopSignal()}
+    slow = replace(settings, lease_seconds=600, heartbeat_seconds=60)
+    lease = Lease(slow, Keys(), lambda: dict(held), lambda run_id, fence: None)
+    try:
+        assert lease.wait_until_valid(60)
+
+        lease._renewed_at = float("-inf")
+        eventually(lambda: all(stop.lease_lost for stop in held.values()))
+        held[ids.new_id()] = StopSignal()
+        eventually(lambda: all(stop.lease_lost for stop in held.values()))
+    finally:
+        lease.stop(10)
+
+    found = [record.getMessage() for record in caplog.records]
+    assert ["lease lost: abandoning 1 runs"] * 2 == [
+        line for line in found if line.startswith("lease lost")
+    ]
 
 
 def row_of(connections: Connections, worker_id: UUID) -> dict[str, Any]:
