@@ -152,7 +152,11 @@ def withdraw(tx: Transaction, call_id: UUID, *, run_id: UUID, fence: int) -> boo
 
 
 def expire(tx: Transaction, call_ids: Collection[UUID]) -> None:
-    """Take those of the calls from their workers whose leases have expired."""
+    """Take those of the calls from their workers whose leases have expired.
+
+    After an outage of Postgres, in which nobody could be heard, they have a lease of the service to
+    come back.
+    """
     _lose(tx, call_ids, heard_at=None)
 
 
@@ -308,7 +312,14 @@ def end(
 
 def _lose(tx: Transaction, call_ids: Collection[UUID], *, heard_at: datetime | None) -> None:
     """Take calls, and let other heartbeats of their workers report that."""
-    parameters = {"ids": list(call_ids), "heard_at": heard_at, "max_handouts": MAX_HANDOUTS}
+    settings = tx.connections.settings
+    parameters = {
+        "ids": list(call_ids),
+        "heard_at": heard_at,
+        "max_handouts": MAX_HANDOUTS,
+        "lease": settings.lease_seconds,
+        "missed": settings.heartbeat_seconds * 1.25,  # as for `find_lost.sql`
+    }
     rows = tx.sql.exec_driver_sql(_LOSE, parameters).all()
     workers = {(worker_topic(row.org_id, row.pool), row.worker_id) for row in rows}
     tx.after_commit += [Wake(topic, id_, everyone=True) for topic, id_ in workers]

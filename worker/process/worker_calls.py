@@ -5,12 +5,14 @@ those whose signal was lost, and takes calls from workers whose leases have expi
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from arkloop.shared.background_loop import BackgroundLoop
+from arkloop.shared.errors import Unavailable
 from arkloop.shared.runs import worker_calls
 from arkloop.shared.storage.connections import Connections
 
@@ -31,6 +33,8 @@ class WorkerCalls:
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
         self._waiting: dict[UUID, _Waiting] = {}
+        #: The leases of the service's workers do not show an outage of pools or of the table alone.
+        self._expires_after = float("-inf")
         self._loop = BackgroundLoop("worker calls", self._look, seconds=LOOK_SECONDS)
 
     def stop(self) -> None:
@@ -56,14 +60,20 @@ class WorkerCalls:
         call_ids = list(self._waiting)
         if not call_ids:
             return None
-        with self.connections.statement() as tx:
-            worker_calls.expire(tx, call_ids)
-        with self.connections.reading() as sql:
-            states = worker_calls.states(sql, call_ids)
+        try:
+            with self.connections.statement() as tx:
+                # Of none as well: a table that can be read may be locked against heartbeats.
+                worker_calls.expire(tx, call_ids if time.monotonic() > self._expires_after else ())
+            with self.connections.reading() as sql:
+                states = worker_calls.states(sql, call_ids)
+        except Unavailable:
+            self._expires_after = time.monotonic() + self.connections.settings.lease_seconds
+            raise
         pause = LOOK_SECONDS
         for row in states:
             if row.state == "leased":
-                pause = min(pause, max(0.0, float(row.lease_left)) + _PAST_SECONDS)
+                if row.lease_left > 0:  # others have expired in a silence of all workers
+                    pause = min(pause, float(row.lease_left) + _PAST_SECONDS)
             elif row.state != "queued" and (waiting := self._waiting.get(row.id)) is not None:
                 waiting.news.set()
         return pause

@@ -1,8 +1,8 @@
 -- Set the times of workers and queued runs that are in the future to the present.
 --
 -- They are of a clock that was set back since, or that was ahead in the Postgres before a failover.
--- Until it had caught up, a worker that died would count as heard, and one that is heard as back just
--- now, by which others cannot be judged; and a queued run whose message is lost would not be found.
+-- Until it had caught up, a worker that died would count as heard, and one that is heard as started or
+-- back just now, by which others cannot be judged; and a queued run whose message is lost would not be found.
 --
 -- `clock_timestamp()`: a heartbeat may have come since this transaction began. A row that is locked is
 -- being renewed, or claimed. Runs are found by `statement_timestamp()`, with which Postgres uses an
@@ -14,9 +14,11 @@ WITH ahead AS (
 ), queued AS (
     UPDATE runs r SET queued_at = clock_timestamp() FROM ahead WHERE r.id = ahead.id
 )
-UPDATE workers SET seen_at = least(seen_at, clock_timestamp()),
+UPDATE workers SET started_at = least(started_at, clock_timestamp()),
+    seen_at = least(seen_at, clock_timestamp()),
     back_at = CASE WHEN back_at > clock_timestamp() THEN clock_timestamp() ELSE back_at END
 WHERE id IN (
-    SELECT id FROM workers WHERE seen_at > clock_timestamp() OR back_at > clock_timestamp()
+    SELECT id FROM workers WHERE started_at > clock_timestamp()
+        OR seen_at > clock_timestamp() OR back_at > clock_timestamp()
     FOR UPDATE SKIP LOCKED
 )

@@ -2,17 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import delete, func, text, update
 
 from arkloop.shared import ids
 from arkloop.shared.errors import LeaseLost
-from arkloop.shared.runs import worker_calls
+from arkloop.shared.runs import sweep, worker_calls
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.worker_calls import MAX_HANDOUTS, Call, Worker
 from arkloop.shared.storage.connections import Connections
+from arkloop.shared.storage.tables import runs as tables
 from tests.clients import User
+from tests.shared.runs.swept_runs import with_lease
+from tests.stored_runs import StoredRuns, ago
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -29,6 +35,14 @@ def call(alice: User, make_run: Callable[..., UUID]) -> Call:
         idempotent=True,
         timeout_seconds=60,
     )
+
+
+@pytest.fixture
+def service_worker(stored: StoredRuns) -> UUID:
+    """The one worker of the service, which is heard since before the calls of the test."""
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(delete(tables.workers))
+    return stored.worker()
 
 
 def state_of(connections: Connections, call_id: UUID) -> tuple[str, int]:
@@ -61,6 +75,7 @@ def test_an_outdated_attempt_changes_nothing(connections: Connections, call: Cal
     assert ("withdrawn", 0) == state_of(connections, call_id)
 
 
+@pytest.mark.usefixtures("service_worker")
 def test_a_call_that_kills_its_workers_is_given_up(connections: Connections, call: Call) -> None:
     """A call that may be repeated is handed out a few times, not for ever."""
     with connections.statement() as tx:
@@ -73,6 +88,56 @@ def test_a_call_that_kills_its_workers_is_given_up(connections: Connections, cal
             worker_calls.expire(tx, [call_id])
 
     assert ("unknown", MAX_HANDOUTS) == state_of(connections, call_id)
+
+
+def test_a_silence_of_all_workers_loses_no_call(
+    stored: StoredRuns, call: Call, service_worker: UUID
+) -> None:
+    """After an outage of Postgres a worker that is alive has a lease to come back."""
+    connections = with_lease(stored, lease=3, heartbeat=1)
+    with connections.statement() as tx:
+        call_id = worker_calls.add(tx, replace(call, idempotent=False), fence=2)
+    with connections.statement() as tx:
+        worker = Worker(call.org_id, "shop", "w")
+        worker_calls.take(tx, worker, ["pay"], limit=1, lease_seconds=-1)
+
+    def expired(**columns: Any) -> str:
+        stored.set_worker(service_worker, **columns)
+        with connections.statement() as tx:
+            worker_calls.expire(tx, [call_id])
+        return state_of(connections, call_id)[0]
+
+    with connections.statement() as tx:  # it was handed out a minute ago
+        handed_out = update(tables.worker_calls).where(tables.worker_calls.c.id == call_id)
+        tx.sql.execute(handed_out.values(deadline=func.now()))
+    assert "leased" == expired(seen_at=ago(seconds=60)), "nobody is heard"
+    assert "leased" == expired(seen_at=ago(seconds=-3600), back_at=func.now()), "it is just back"
+    assert "unknown" == expired(started_at=ago(seconds=3), back_at=ago(seconds=3))
+
+
+def test_a_clock_that_was_set_back_keeps_no_expired_call(
+    stored: StoredRuns, call: Call, service_worker: UUID
+) -> None:
+    """Workers that were started by a clock that was ahead count as heard for a lease after that."""
+    connections = with_lease(stored, lease=0.5, heartbeat=0.2)
+    with connections.statement() as tx:
+        call_id = worker_calls.add(tx, replace(call, idempotent=False), fence=2)
+    with connections.statement() as tx:
+        worker = Worker(call.org_id, "shop", "w")
+        worker_calls.take(tx, worker, ["pay"], limit=1, lease_seconds=-60)
+    stored.set_worker(service_worker, started_at=ago(seconds=-3600))
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(text("UPDATE sweep_turn SET swept_at = NULL"))
+
+    assert sweep.take_turn(connections)
+
+    def is_lost() -> bool:
+        stored.set_worker(service_worker, seen_at=func.now())
+        with connections.statement() as tx:
+            worker_calls.expire(tx, [call_id])
+        return state_of(connections, call_id)[0] == "unknown"
+
+    eventually(is_lost, seconds=10)
 
 
 def test_a_lease_that_has_not_expired_is_kept(connections: Connections, call: Call) -> None:
@@ -119,6 +184,7 @@ def test_a_heartbeat_that_breaks_off_loses_what_it_has_named(
     assert {"ended": "queued", "beating": "leased", "new": "leased"} == states
 
 
+@pytest.mark.usefixtures("service_worker")
 def test_a_call_that_was_handed_out_again_is_not_lost_with_the_heartbeat_before(
     connections: Connections, call: Call
 ) -> None:
