@@ -25,6 +25,7 @@ from arkloop.shared.runs import (
 from arkloop.shared.runs.creation import NewMessage, NewRun, RunCreator
 from arkloop.shared.runs.endings import RunEnder
 from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.swept_batches import Left
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.threads.content import Content
 from chaos.interleaving import execution
@@ -286,7 +287,7 @@ class Play:
         if any(run.is_cancelled for run in living):
             actor.does = Doing("sweep: cancel")
             with connections.transaction() as tx:
-                sweep._cancel_unheld(tx)
+                sweep._cancel_unheld(tx, Left())
 
     def _settle(self, schedule: Schedule) -> None:
         """End all that is left, one thing after the other; nothing crashes any more."""

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import ClassVar
 from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, case, exists, func, select, text, update
-from sqlalchemy.exc import DBAPIError
 
 from arkloop.shared import logs
 from arkloop.shared.billing import budgets
@@ -20,9 +21,15 @@ from arkloop.shared.runs import (
     sub_runs,
 )
 from arkloop.shared.runs.states import RunState
-from arkloop.shared.runs.swept_batches import BATCH, isolated, subject, with_reservations_locked
+from arkloop.shared.runs.swept_batches import (
+    BATCH,
+    Left,
+    is_outage,
+    isolated,
+    subject,
+    with_reservations_locked,
+)
 from arkloop.shared.runs.transitions import MAX_CRASHES, queued
-from arkloop.shared.storage import postgres
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.notifications import Recovered
 from arkloop.shared.storage.signals import Wake
@@ -40,12 +47,14 @@ CRASHED = RunError(
     False,
 )
 
+_FROM_LOST = "recovering run %s from lost worker %s"
+
 _FIND_LOST = statement(__package__, "find_lost")
 _DECLARE_LOST = statement(__package__, "declare_lost")
 _FIND_PROGRESSED = statement(__package__, "find_progressed")
 
 
-def recover_batch(tx: Transaction) -> bool:
+def recover_batch(tx: Transaction, left: Left) -> bool:
     """Take a batch of runs from lost workers, cancelled ones first, since somebody waits for them.
 
     Returns whether more may be left.
@@ -58,6 +67,7 @@ def recover_batch(tx: Transaction) -> bool:
             "agents_lease": settings.lease_seconds
             - min(MOST_BETWEEN_LOOKS * settings.sweep_seconds, settings.lease_seconds / 5),
             "missed": settings.heartbeat_seconds * 1.25,
+            "left": left.ids,
             "batch": BATCH,
         },
     ).all()
@@ -67,16 +77,13 @@ def recover_batch(tx: Transaction) -> bool:
     tx.sql.exec_driver_sql(_DECLARE_LOST, owners)
     is_crash = {row.id: row.is_crash for row in lost}
     found = tx.sql.execute(select(*runs.c).where(runs.c.id.in_(is_crash))).mappings().all()
-    rows = with_reservations_locked(tx, found)
+    rows = with_reservations_locked(tx, found, left)
+    done = _queue_together(tx, rows, is_crash)
     for run in rows:
-        with logs.about(**subject(run)):
-            log.warning("recovering run %s from lost worker %s", run["id"], run["owner"])
-    settled = _queue_together(tx, rows, is_crash)
-    for run in rows:
-        if run["id"] not in settled:
-            with isolated(tx, run, settled):
-                _recover(tx, run, is_crash=is_crash[run["id"]])
-    return len(lost) == BATCH and bool(settled)
+        if run["id"] not in done:
+            with isolated(tx, run, left):
+                _recover(tx, run, _FROM_LOST, is_crash=is_crash[run["id"]])
+    return len(lost) == BATCH
 
 
 def _queue_together(
@@ -98,7 +105,7 @@ def _queue_together(
             for crashes, of_these in by_crashes.items():
                 _queue(tx, of_these, crashes)
     except Exception as error:
-        if isinstance(error, DBAPIError) and postgres.is_outage(error):
+        if is_outage(error):
             raise
         del tx.after_commit[pending:]
         log.exception(
@@ -107,7 +114,7 @@ def _queue_together(
         return []
     done = [run for of_these in by_crashes.values() for run in of_these]
     for run in done:
-        _note(tx, run, claimed, is_crash=is_crash[run["id"]])
+        _note(tx, run, claimed, _FROM_LOST, is_crash=is_crash[run["id"]])
     return [run["id"] for run in done]
 
 
@@ -142,13 +149,16 @@ def recover_lost(tx: Transaction, run: RowMapping) -> None:
     """
     sub_runs.lock_parents(tx, [run], wait=True)
     budgets.lock(tx, [run["id"]])
-    log.warning("recovering run %s from worker %s for an operator", run["id"], run["owner"])
-    _recover(tx, run, is_crash=False)
+    line = "recovering run %s from worker %s for an operator"
+    _recover(tx, run, line, is_crash=False)
 
 
-def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None:
-    """Queue a lost run again, unless it was being cancelled or keeps losing its workers."""
-    _note(tx, run, run_spans.claimed_at(tx.sql, [run]), is_crash=is_crash)
+def _recover(tx: Transaction, run: RowMapping, line: str = "", *, is_crash: bool = True) -> None:
+    """Queue a lost run again, unless it was being cancelled or keeps losing its workers.
+
+    `line` is logged after the commit, with the ids of the run and its owner.
+    """
+    _note(tx, run, run_spans.claimed_at(tx.sql, [run]), line, is_crash=is_crash)
     if run["cancel_requested_at"] is not None:
         endings.end_unclaimed(tx, run, RunState.CANCELLED)
         return
@@ -160,11 +170,37 @@ def _recover(tx: Transaction, run: RowMapping, *, is_crash: bool = True) -> None
         _queue(tx, [run], crashes)
 
 
-def _note(tx: Transaction, run: RowMapping, claimed: Mapping[UUID, int], *, is_crash: bool) -> None:
-    """Count the recovery, and record the attempt that has ended by it."""
+def _note(
+    tx: Transaction, run: RowMapping, claimed: Mapping[UUID, int], line: str, *, is_crash: bool
+) -> None:
+    """Count the recovery, log it, and record the attempt that has ended by it."""
     if is_crash and run["agent"] is None:  # the operator cannot mend agent workers
         tx.after_commit.append(Recovered(run["id"]))
-    run_spans.lost(run, claimed)
+    tx.after_commit.append(_Lost(run, claimed, line))
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """An attempt that has ended without its worker, for the log and the traces."""
+
+    kind: ClassVar[str] = "lost attempt"
+    run: RowMapping
+    claimed: Mapping[UUID, int]
+    line: str
+
+    @property
+    def subject(self) -> UUID:
+        """Return the run's id."""
+        return UUID(str(self.run["id"]))
+
+    @staticmethod
+    def send(_connections: Connections, group: "Sequence[_Lost]") -> None:
+        """Log and record the attempts."""
+        for one in group:
+            if one.line:
+                with logs.about(**subject(one.run)):
+                    log.warning(one.line, one.run["id"], one.run["owner"])
+            run_spans.lost(one.run, one.claimed)
 
 
 def _crashes(
@@ -218,9 +254,10 @@ def recover_from(
             .order_by(runs.c.id)
             .with_for_update(skip_locked=True)
         )
-        for run in with_reservations_locked(tx, executing.mappings().all()):
-            with isolated(tx, run):
-                log.warning("recovering run %s from lost agent worker %s", run["id"], owner)
-                _recover(tx, run)
+        not_taken = Left()
+        for run in with_reservations_locked(tx, executing.mappings().all(), not_taken):
+            with isolated(tx, run, not_taken):
+                _recover(tx, run, "recovering run %s from lost agent worker %s")
+        not_taken.log("recover_from")
         # An earlier heartbeat may wait that names these runs, too.
         tx.after_commit.append(Wake(agent_workers.news_topic(owner), str(owner), everyone=True))

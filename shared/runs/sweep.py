@@ -8,8 +8,9 @@ harmless: each change is guarded by the run's row lock and raises its fence.
 
 import logging
 import time
+from collections.abc import Callable
 from decimal import Decimal
-from uuid import UUID
+from functools import wraps
 
 from sqlalchemy import Connection, RowMapping, func, or_, select, text
 
@@ -37,8 +38,9 @@ from arkloop.shared.runs import (
     waiting_runs,
 )
 from arkloop.shared.runs.states import RunState
-from arkloop.shared.runs.swept_batches import BATCH, isolated, with_reservations_locked
+from arkloop.shared.runs.swept_batches import BATCH, Left, isolated, with_reservations_locked
 from arkloop.shared.storage import rewinds
+from arkloop.shared.storage.arrays import is_among
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.postgres import MAINTENANCE_TIMEOUTS
 from arkloop.shared.storage.signals import Wake
@@ -84,23 +86,29 @@ def sweep(connections: Connections) -> None:
     # Each in a transaction of its own: what money their runs hold is locked in one order.
     for settle in (
         recovery.recover_batch,
-        revocations.cancel_left,
-        revocations.cancel_runs_of_former_members,
-        revocations.cancel_runs_of_suspended_orgs,
-        trees.cancel_orphans,
-        trees.start_held,
+        _whole(revocations.cancel_left),
+        _whole(revocations.cancel_runs_of_former_members),
+        _whole(revocations.cancel_runs_of_suspended_orgs),
+        _whole(trees.cancel_orphans),
+        _whole(trees.start_held),
         _cancel_unheld,
         _expire_inputs,
         _end_overdue_agents,
         _release_leaked_reservations,
     ):
-        is_left, until = True, time.monotonic() + REPEAT_SECONDS
+        left, is_left, until = Left(), True, time.monotonic() + REPEAT_SECONDS
         while is_left:
             with connections.transaction() as tx:
                 if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(LOCK_KEY))):
                     return
-                is_left = bool(settle(tx)) and time.monotonic() < until
+                is_left = bool(settle(tx, left)) and time.monotonic() < until
+        left.log(settle.__name__)
     waiting_runs.start_due(connections)
+
+
+def _whole(settle: Callable[[Transaction], object]) -> Callable[[Transaction, Left], object]:
+    """Return a step that leaves no runs to the next sweep in the form of those that do."""
+    return wraps(settle)(lambda tx, _left: settle(tx))
 
 
 def take_turn(connections: Connections) -> bool:
@@ -120,45 +128,45 @@ def take_turn(connections: Connections) -> bool:
         return taken
 
 
-def _cancel_unheld(tx: Transaction) -> bool:
+def _cancel_unheld(tx: Transaction, left: Left) -> bool:
     """End a batch of runs that no worker holds, where a cancel was requested but not carried out.
 
     Their key was revoked, or they went back to the queue while somebody cancelled them. Returns
     whether more may be left.
     """
-    ids = tx.sql.exec_driver_sql(_FIND_CANCELLED_IN_TURNS, {"most": BATCH}).scalars().all()
+    turns = tx.sql.exec_driver_sql(_FIND_CANCELLED_IN_TURNS, {"most": BATCH, "left": left.ids})
+    ids = turns.scalars().all()
     unheld = select(*runs.c).where(UNHELD_AND_CANCELLED, runs.c.id.in_(ids))
     rows = tx.sql.execute(unheld.with_for_update(skip_locked=True)).mappings().all() if ids else ()
-    settled: list[UUID] = []
-    for run in with_reservations_locked(tx, rows):
-        with isolated(tx, run, settled):
+    for run in with_reservations_locked(tx, rows, left):
+        with isolated(tx, run, left):
             endings.end_unclaimed(tx, run, RunState.CANCELLED)
-    return len(ids) == BATCH and bool(settled)
+    return len(ids) == BATCH
 
 
-def _expire_inputs(tx: Transaction) -> bool:
+def _expire_inputs(tx: Transaction, left: Left) -> bool:
     """End, or continue, a batch of waits that are over. Returns whether more may be left."""
     waiting = tx.sql.execute(
         select(*runs.c)
         .where(WAITING, runs.c.input_expires_at < func.now(), runs.c.org_id.not_in(MOVED_ORGS))
+        .where(~is_among(runs.c.id, left.ids))
         .order_by(runs.c.input_expires_at)
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     )
     rows = waiting.mappings().all()
-    settled: list[UUID] = []
-    for run in with_reservations_locked(tx, rows):
-        with isolated(tx, run, settled):
+    for run in with_reservations_locked(tx, rows, left):
+        with isolated(tx, run, left):
             if pending_calls.give_up_late(tx, run):
                 continue
             if (run["pending_input"] or {}).get("on_expiry") == "continue":
                 commands.resume_expired(tx, run)
             else:
                 endings.end_unclaimed(tx, run, RunState.FAILED, EXPIRED)
-    return len(rows) == BATCH and bool(settled)
+    return len(rows) == BATCH
 
 
-def _end_overdue_agents(tx: Transaction) -> bool:
+def _end_overdue_agents(tx: Transaction, left: Left) -> bool:
     """End a batch of runs of agent workers whose time is over, or that ignore a cancel.
 
     Returns whether more may be left.
@@ -171,15 +179,15 @@ def _end_overdue_agents(tx: Transaction) -> bool:
         .where(
             runs.c.state == RunState.EXECUTING,
             or_(agent_runs.c.deadline_at < func.now(), is_cancelled),
+            ~is_among(runs.c.id, left.ids),
         )
         .order_by(runs.c.id)
         .limit(BATCH)
         .with_for_update(of=runs, skip_locked=True)
     )
     rows = overdue.mappings().all()
-    settled: list[UUID] = []
-    for run in with_reservations_locked(tx, rows):
-        with isolated(tx, run, settled):
+    for run in with_reservations_locked(tx, rows, left):
+        with isolated(tx, run, left):
             if run["cancel_requested_at"] is not None:
                 endings.end_unclaimed(tx, run, RunState.CANCELLED)
             elif run["lands"]:
@@ -188,7 +196,7 @@ def _end_overdue_agents(tx: Transaction) -> bool:
                 endings.end_unclaimed(tx, run, RunState.FAILED, OVERDUE)
             topic = agent_workers.news_topic(run["owner"])
             tx.after_commit.append(Wake(topic, str(run["id"]), everyone=True))
-    return len(rows) == BATCH and bool(settled)
+    return len(rows) == BATCH
 
 
 def _persona_of(sql: Connection, run: RowMapping) -> Persona:
@@ -203,15 +211,15 @@ def _persona_of(sql: Connection, run: RowMapping) -> Persona:
     return Persona(key=key, version=version)
 
 
-def _release_leaked_reservations(tx: Transaction) -> None:
+def _release_leaked_reservations(tx: Transaction, left: Left) -> None:
     """Release the reservations of runs that an operator has deleted.
 
     Budgets count what the run had cost when it last reserved. Charged is what of that credits pay
     for, at most what it had reserved of them: an org pays for its own models elsewhere.
     """
     leaked = tx.sql.exec_driver_sql(_FIND_LEAKED_RESERVATIONS, {"batch": BATCH})
-    for run in with_reservations_locked(tx, leaked.mappings().all()):
-        with isolated(tx, run):
+    for run in with_reservations_locked(tx, leaked.mappings().all(), left):
+        with isolated(tx, run, left):
             log.warning("releasing the reservation of deleted run %s", run["id"])
             cost, held = run["cost_usd"], Decimal(run["held_credits"]) / CREDITS_PER_USD
             own = cost - min(run["servers_usd"], held)

@@ -7,7 +7,7 @@ WITH cancelled AS (
     SELECT id, cancel_requested_at,
         row_number() OVER (PARTITION BY org_id, api_key_id ORDER BY cancel_requested_at, id) AS turn
     FROM runs
-    WHERE cancel_requested_at IS NOT NULL
+    WHERE cancel_requested_at IS NOT NULL AND id <> ALL(%(left)s::uuid[])
         AND state IN ('queued', 'waiting', 'suspended', 'pending', 'scheduled')
         AND org_id NOT IN (SELECT id FROM orgs WHERE suspended_at IS NOT NULL AND moved_to IS NOT NULL)
 )

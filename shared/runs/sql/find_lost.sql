@@ -20,7 +20,7 @@ WITH heard AS (
 )
 SELECT r.id, r.owner, coalesce(w.seen_at > pg_postmaster_start_time(), true) AS is_crash
 FROM runs r LEFT JOIN workers w ON w.id = r.owner
-WHERE r.state = 'executing' AND (
+WHERE r.state = 'executing' AND r.id <> ALL(%(left)s::uuid[]) AND (
     w.id IS NULL
     OR (
         w.seen_at < now() - make_interval(secs => %(missed)s)

@@ -16,6 +16,7 @@ from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import recovery, sweep
 from arkloop.shared.runs.states import RunState
+from arkloop.shared.runs.swept_batches import Left
 from arkloop.shared.spans import Span
 from arkloop.shared.storage.connections import Connections
 from tests.shared.runs.swept_runs import (
@@ -108,7 +109,7 @@ def test_runs_that_somebody_has_cancelled_are_recovered_first(
     earlier, cancelled = lost(stored), lost(stored, cancel_requested_at=func.now())
 
     with stored.connections.transaction() as tx:
-        assert recovery.recover_batch(tx), "more may be left"
+        assert recovery.recover_batch(tx, Left()), "more may be left"
 
     assert ("executing", "cancelled") == (
         stored.state(earlier.run_id),

@@ -1,19 +1,26 @@
 """Many workers and many sweeps: silences of all, sweeps at once, and how often one is made."""
 
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
+from types import ModuleType
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, make_url, select, text
+from sqlalchemy import func, insert, make_url, select, text
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
+from arkloop.shared import ids, spans
 from arkloop.shared.claim import Claim
-from arkloop.shared.runs import queries, sweep
+from arkloop.shared.runs import queries, recovery, sweep
 from arkloop.shared.runs.states import RunState
+from arkloop.shared.spans import Span
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.epoch import IDENTITY
-from arkloop.shared.storage.tables.runs import workers
+from arkloop.shared.storage.tables.billing import reservations
+from arkloop.shared.storage.tables.runs import runs, workers
+from arkloop.shared.storage.tables.threads import threads
 from chaos.system.fault_proxy import FaultProxy
 from tests.shared.runs.swept_runs import (
     SILENT,
@@ -35,6 +42,15 @@ __all__ = [
     "postgres_is_up_for_longer_than_a_lease",
     "witness",
 ]  # fixtures
+
+
+@pytest.fixture
+def recorded() -> Iterator[list[Span]]:
+    """The spans that are recorded meanwhile."""
+    seen: list[Span] = []
+    spans.record_to(seen.append)
+    yield seen
+    spans.record_to(None)
 
 
 @pytest.mark.usefixtures("witness")
@@ -80,6 +96,101 @@ def test_a_run_that_cannot_be_settled_does_not_stop_the_others(stored: StoredRun
         stored.state(broken.run_id),
         stored.state(sound.run_id),
     )
+
+
+@pytest.mark.usefixtures("witness")
+def test_a_locked_thread_does_not_keep_runs_of_others_from_their_end(
+    stored: StoredRuns, caplog: pytest.LogCaptureFixture, recorded: list[Span]
+) -> None:
+    """Runs whose ends need a thread that somebody holds are left to the next sweep."""
+    lost_runs = [lost(stored, crashes=2).run_id for _ in range(2)]
+    parked = [_expired(stored, since=seconds) for seconds in (60, 1)]
+    held, others = (lost_runs[0], parked[0]), (lost_runs[1], parked[1])
+    for run_id in (*held, *others):
+        stored.set(run_id, has_followers=True)
+    of_held = select(runs.c.thread_id).where(runs.c.id.in_(held))
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(select(threads.c.id).where(threads.c.id.in_(of_held)).with_for_update())
+        recorded.clear()
+
+        sweep.sweep(stored.connections)
+
+        assert ["executing", "waiting"] == [stored.state(run_id) for run_id in held]
+        assert ["failed", "failed"] == [stored.state(run_id) for run_id in others]
+    lines = [one.getMessage() for one in caplog.records]
+    warnings = [line for line in lines if "left to the" in line]
+    assert all(any(str(run_id) in line for line in warnings) for run_id in held)
+    # Once, when they are: somebody may hold the thread for hours.
+    ended = [line for line in lines if "recovering run" in line]
+    assert [str(lost_runs[1])] == [run_id for line in ended for run_id in line.split()[2:3]]
+    assert {str(lost_runs[1])} == {span.attributes["arkloop.run.id"] for span in recorded}
+
+    sweep.sweep(stored.connections)
+    assert ["failed", "failed"] == [stored.state(run_id) for run_id in held]
+
+
+@pytest.mark.usefixtures("witness")
+@pytest.mark.parametrize("step", [recovery, sweep])
+def test_a_crowd_of_locked_threads_does_not_keep_a_run_from_its_end(
+    stored: StoredRuns,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    step: ModuleType,
+) -> None:
+    """Each batch waits once for a lock, and the next one passes over the runs that were locked."""
+    monkeypatch.setattr(step, "BATCH", 16)
+    monkeypatch.setattr(sweep, "REPEAT_SECONDS", 600)
+    if step is sweep:
+        *held, free = [_expired(stored, since=60 - n) for n in range(33)]
+    else:
+        *held, free = [lost(stored, crashes=2).run_id for _ in range(33)]
+    for run_id in held:
+        stored.set(run_id, has_followers=True)
+    of_held = select(runs.c.thread_id).where(runs.c.id.in_(held))
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(select(threads.c.id).where(threads.c.id.in_(of_held)).with_for_update())
+        began = time.monotonic()
+
+        sweep.sweep(stored.connections)
+
+        assert 0.1 * len(held) > time.monotonic() - began
+        assert "failed" == stored.state(free)
+    # One line, not one for each run.
+    assert 1 == sum("32 runs are left to the next sweep" in line for line in caplog.messages)
+
+
+@pytest.mark.usefixtures("witness")
+def test_a_locked_reservation_does_not_keep_runs_of_others_from_their_end(
+    stored: StoredRuns,
+) -> None:
+    """A run whose money somebody holds is left to the next sweep, without the rest of its batch."""
+    lost_runs = [lost(stored, crashes=2).run_id for _ in range(2)]
+    parked = [_expired(stored, since=seconds) for seconds in (60, 1)]
+    held, others = (lost_runs[0], parked[0]), (lost_runs[1], parked[1])
+    month = func.date_trunc("month", func.now())
+    reserved = insert(reservations).values(scopes=["org"], month=month, cost_usd=0, held_usd=0)
+    with stored.connections.transaction() as tx:
+        for run_id in held:
+            org_id = stored.row(run_id)["org_id"]
+            tx.sql.execute(reserved.values(run_id=run_id, org_id=org_id))
+    of_held = select(reservations.c.run_id).where(reservations.c.run_id.in_(held))
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(of_held.with_for_update())
+
+        sweep.sweep(stored.connections)
+
+        assert ["executing", "waiting"] == [stored.state(run_id) for run_id in held]
+        assert ["failed", "failed"] == [stored.state(run_id) for run_id in others]
+
+    sweep.sweep(stored.connections)
+    assert ["failed", "failed"] == [stored.state(run_id) for run_id in held]
+
+
+def _expired(stored: StoredRuns, *, since: float) -> UUID:
+    """Return a run whose wait for an answer has been over for these seconds."""
+    claim = stored.claimed()
+    assert stored.park(claim, ids.new_id(), expires_in=-since)
+    return claim.run_id
 
 
 @pytest.mark.usefixtures("witness")
