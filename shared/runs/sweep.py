@@ -21,8 +21,9 @@ from arkloop.shared.billing.credits import CREDITS_PER_USD
 from arkloop.shared.catalog import published_personas
 from arkloop.shared.catalog.personas import InvalidPersona, Persona
 from arkloop.shared.delivery import deliveries
-from arkloop.shared.errors import PersonaNotFound
+from arkloop.shared.errors import PersonaNotFound, Unavailable
 from arkloop.shared.events.types import RunError
+from arkloop.shared.outage_log import reason_of
 from arkloop.shared.runs import (
     agent_endings,
     agent_workers,
@@ -39,7 +40,7 @@ from arkloop.shared.runs import (
 )
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.swept_batches import BATCH, Left, isolated, with_reservations_locked
-from arkloop.shared.storage import rewinds
+from arkloop.shared.storage import postgres, rewinds
 from arkloop.shared.storage.arrays import is_among
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.postgres import MAINTENANCE_TIMEOUTS
@@ -53,6 +54,8 @@ log = logging.getLogger(__name__)
 LOCK_KEY = 0x7377656570  # "sweep"
 #: A step that leaves something to do is repeated for this long: the others must not be late.
 REPEAT_SECONDS = 1.0
+#: As long as this where it has passed over runs, as by their locks: others may be behind them.
+PASS_OVER_SECONDS = 5.0
 #: The key of a worker that cannot hold a lock; only the lease says whether it lives.
 NO_LOCK = 0
 
@@ -89,19 +92,27 @@ def sweep(connections: Connections) -> None:
         _whole(revocations.cancel_left),
         _whole(revocations.cancel_runs_of_former_members),
         _whole(revocations.cancel_runs_of_suspended_orgs),
-        _whole(trees.cancel_orphans),
+        trees.cancel_all_orphans,
         _whole(trees.start_held),
         _cancel_unheld,
         _expire_inputs,
         _end_overdue_agents,
         _release_leaked_reservations,
     ):
-        left, is_left, until = Left(), True, time.monotonic() + REPEAT_SECONDS
+        left, is_left, began = Left(), True, time.monotonic()
         while is_left:
-            with connections.transaction() as tx:
-                if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(LOCK_KEY))):
-                    return
-                is_left = bool(settle(tx, left)) and time.monotonic() < until
+            try:
+                with connections.transaction() as tx:
+                    if not tx.sql.scalar(select(func.pg_try_advisory_xact_lock(LOCK_KEY))):
+                        return
+                    is_left = bool(settle(tx, left))
+                seconds = PASS_OVER_SECONDS if left.ids else REPEAT_SECONDS
+                is_left = is_left and time.monotonic() < began + seconds
+            except Unavailable as error:
+                if not postgres.is_locked(error.__cause__):
+                    raise
+                log.warning("%s is left to the next sweep: %s", settle.__name__, reason_of(error))
+                is_left = False
         left.log(settle.__name__)
     waiting_runs.start_due(connections)
 

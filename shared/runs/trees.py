@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import Row, exists, func, select
+from sqlalchemy.exc import DBAPIError
 
 from arkloop.shared.actors import Actor
 from arkloop.shared.audit import audit_log
@@ -15,12 +16,14 @@ from arkloop.shared.audit.audit_log import NewEntry
 from arkloop.shared.billing import budgets
 from arkloop.shared.runs import agent_workers, endings, interrupted_calls, sub_runs
 from arkloop.shared.runs.states import WAITING_FOR_THREAD, RunState
+from arkloop.shared.runs.swept_batches import BATCH, Left, isolated, wait_briefly
 from arkloop.shared.runs.thread_queue import Effect, Happening, Holder, rule_for
-from arkloop.shared.storage import signals
-from arkloop.shared.storage.arrays import TextArray
+from arkloop.shared.storage import postgres, signals
+from arkloop.shared.storage.arrays import TextArray, is_among
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.notifications import Notification
 from arkloop.shared.storage.sql_files import statement
+from arkloop.shared.storage.tables.accounts import MOVED_ORGS
 from arkloop.shared.storage.tables.runs import IS_ACTIVE_SUB_RUN, UNHELD_AND_CANCELLED, runs
 from arkloop.shared.threads.visibility import seen_by
 
@@ -41,6 +44,16 @@ _FIND_HELD = (
     )
     .distinct()
     .limit(100)
+)
+
+#: Parents that have ended, or are gone, above active runs without a request to cancel them.
+_FIND_ENDED = (
+    select(runs.c.parent_run_id.label("id"), runs.c.org_id)
+    .where(IS_ACTIVE_SUB_RUN, runs.c.cancel_requested_at.is_(None))
+    .where(~exists().where(_OTHER.c.id == runs.c.parent_run_id, _OTHER.c.ended_at.is_(None)))
+    .where(runs.c.org_id.not_in(MOVED_ORGS))
+    .distinct()
+    .limit(BATCH)
 )
 
 
@@ -137,6 +150,29 @@ def cancel_orphans(tx: Transaction, parent_run_id: UUID | None = None) -> None:
     """Cancel all runs below this one, which has ended; without an id, below any that has."""
     parameters = {"parent_run_id": parent_run_id}
     carry_out(tx, tx.sql.exec_driver_sql(_CANCEL_ORPHANS, parameters).all())
+
+
+def cancel_all_orphans(tx: Transaction, left: Left) -> bool:
+    """Cancel all runs below any that has ended, or below each by itself if some are locked.
+
+    Returns whether more may be left.
+    """
+    wait_briefly(tx)
+    pending = len(tx.after_commit)
+    try:
+        with tx.sql.begin_nested():
+            cancel_orphans(tx)
+            return False
+    except DBAPIError as error:
+        if not postgres.is_locked(error):
+            raise
+        del tx.after_commit[pending:]
+    others = _FIND_ENDED.where(~is_among(runs.c.parent_run_id, left.ids))
+    ended = tx.sql.execute(others).mappings().all()
+    for parent in ended:
+        with isolated(tx, parent, left):
+            cancel_orphans(tx, parent["id"])
+    return len(ended) == BATCH
 
 
 def start_held(tx: Transaction) -> None:

@@ -139,7 +139,7 @@ def test_a_crowd_of_locked_threads_does_not_keep_a_run_from_its_end(
 ) -> None:
     """Each batch waits once for a lock, and the next one passes over the runs that were locked."""
     monkeypatch.setattr(step, "BATCH", 16)
-    monkeypatch.setattr(sweep, "REPEAT_SECONDS", 600)
+    monkeypatch.setattr(sweep, "PASS_OVER_SECONDS", 600)
     if step is sweep:
         *held, free = [_expired(stored, since=60 - n) for n in range(33)]
     else:
@@ -184,6 +184,30 @@ def test_a_locked_reservation_does_not_keep_runs_of_others_from_their_end(
 
     sweep.sweep(stored.connections)
     assert ["failed", "failed"] == [stored.state(run_id) for run_id in held]
+
+
+def test_a_locked_run_does_not_keep_the_sweep_from_the_others(stored: StoredRuns) -> None:
+    """Runs below the parent of a locked one are left to the next sweep, and no others."""
+    locked, orphan = (_orphan(stored) for _ in range(2))
+    parked = _expired(stored, since=60)
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(select(runs.c.id).where(runs.c.id == locked).with_for_update())
+
+        sweep.sweep(stored.connections)
+
+        assert ["queued", "cancelled", "failed"] == [
+            stored.state(run_id) for run_id in (locked, orphan, parked)
+        ]
+
+    sweep.sweep(stored.connections)
+    assert "cancelled" == stored.state(locked)
+
+
+def _orphan(stored: StoredRuns) -> UUID:
+    """Return a run below one that has ended."""
+    parent = stored.held(stored.create())
+    stored.finish(parent)
+    return stored.create(parent_run_id=parent.run_id)
 
 
 def _expired(stored: StoredRuns, *, since: float) -> UUID:
