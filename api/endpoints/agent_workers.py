@@ -24,7 +24,12 @@ from arkloop.api.http.described import described
 from arkloop.api.http.json_body import BodyLimits, query_args, read_body
 from arkloop.api.http.schema import Schema
 from arkloop.api.streaming.arrival import counts_from_arrival, seconds_since_arrival
-from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
+from arkloop.api.streaming.long_polls import (
+    LongPoll,
+    LongPollHub,
+    outage_logged,
+    respond_later,
+)
 from arkloop.shared.catalog.catalog import Catalog
 from arkloop.shared.catalog.personas import AGENT_NAME
 from arkloop.shared.errors import (
@@ -348,7 +353,8 @@ def _unheard(
     """Return that there is no news; if the worker is gone, take the runs of the heartbeat."""
     if poll.has_left and known:
         time.sleep(GONE_SECONDS)
-        recovery.recover_from(connections, worker.id, seen_at, known.keys())
+        with outage_logged():
+            recovery.recover_from(connections, worker.id, seen_at, known.keys())
     return _beaten(
         connections,
         {

@@ -26,7 +26,12 @@ from arkloop.api.http.fields import BoundedList, Id, Seconds, StrictBoolean, rep
 from arkloop.api.http.json_body import NoArguments, query_args, read_body
 from arkloop.api.http.schema import Schema
 from arkloop.api.streaming.arrival import counts_from_arrival, seconds_since_arrival
-from arkloop.api.streaming.long_polls import LongPoll, LongPollHub, respond_later
+from arkloop.api.streaming.long_polls import (
+    LongPoll,
+    LongPollHub,
+    outage_logged,
+    respond_later,
+)
 from arkloop.shared.catalog import worker_tools
 from arkloop.shared.catalog.worker_tools import Definition
 from arkloop.shared.errors import (
@@ -324,7 +329,9 @@ def _take(
 
 
 def _no_calls(connections: Connections, worker: Worker, hash_: str) -> bytes:
-    with connections.reading() as sql:
+    """Return that there are no calls; heartbeats report the cancelled ones, too."""
+    cancelled: list[str] = []
+    with outage_logged(), connections.reading() as sql:
         cancelled = worker_calls.cancelled(sql, worker)
     return _json(tools_hash=hash_, calls=[], cancelled=cancelled)
 
@@ -345,7 +352,7 @@ def _unheard(connections: Connections, poll: LongPoll, held: Mapping[UUID, datet
     """Return that there is no news; if the worker is gone, take the calls of the heartbeat."""
     if poll.has_left and held:
         time.sleep(GONE_SECONDS)
-        with connections.transaction() as tx:
+        with outage_logged(), connections.transaction() as tx:
             worker_calls.lose(tx, held)
     return _json(cancelled=[], lost=[])
 

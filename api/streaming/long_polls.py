@@ -253,16 +253,21 @@ def respond_later(
 
 
 def _taken(hub: LongPollHub, poll: LongPoll, take: Callable[[], bytes | None]) -> bytes | None:
-    """Return what `take` returns; None if the client has left, and while Postgres is unavailable:
-    the status is sent.
-    """
+    """Return what `take` returns; None if the client has left or Postgres is unavailable."""
     if poll.client_has_left():
         hub.pass_on(poll)  # not noticed yet
         poll.has_left = True
         poll.end()
         return None
-    try:
+    with outage_logged():
         return take()
+    return None
+
+
+@contextmanager
+def outage_logged() -> Iterator[None]:
+    """Log that Postgres is unavailable to the block: a poll that has waited has sent its status."""
+    try:
+        yield
     except Unavailable as error:
         log.warning("long poll: %s", reason_of(error))
-        return None

@@ -1,5 +1,6 @@
 """Several heartbeats of one agent worker, each of which names some of its runs."""
 
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +8,7 @@ from uuid import UUID
 
 import pytest
 from flask import Flask
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from arkloop.shared.runs import agent_workers, recovery
 from arkloop.shared.storage.connections import Connections
@@ -64,3 +65,29 @@ def test_a_heartbeat_that_waits_reports_what_a_later_one_has_lost(
     waiting.join(60)
 
     assert [(run_id, False)] == [(run["run_id"], run["is_held"]) for run in reported]
+
+
+def test_a_lost_heartbeat_takes_no_runs_while_postgres_is_unavailable(
+    app: Flask, worker: MakeWorker, start: Callable[..., str], connections: Connections
+) -> None:
+    """The runs are lost when the lease ends, and nothing is logged as a bug."""
+    run_id, mine, found = start(), worker(), list[Any]()
+    held = {"run_id": run_id, "fence": mine.take()["fence"]}
+    ours, theirs = socket.socketpair()
+
+    def beat() -> None:
+        body = {"worker_id": mine.id, "wait_seconds": 30, "runs": [held]}
+        path, environ = "/v1/agent-workers/mine:heartbeat", {"gunicorn.socket": ours}
+        found.append(mine.user.post(path, json=body, environ_overrides=environ).json)
+
+    waiting = threading.Thread(target=beat)
+    waiting.start()
+    hub, topic = app.extensions["arkloop.polls"], agent_workers.news_topic(UUID(mine.id))
+    eventually(lambda: topic in hub._waiting)
+    with ours, theirs, connections.transaction() as tx:
+        tx.sql.execute(text("LOCK TABLE workers IN ACCESS EXCLUSIVE MODE"))
+        theirs.close()
+        waiting.join(60)
+
+    [response] = found
+    assert [(run_id, True)] == [(run["run_id"], run["is_held"]) for run in response["runs"]]

@@ -1,5 +1,6 @@
 """`/v1/tool-workers`: the requests of workers, without a run that waits."""
 
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -196,6 +197,52 @@ def test_a_heartbeat_that_waits_reports_what_a_later_one_has_lost(
     waiting.join(60)
 
     assert [[], [str(queued)]] == reported
+
+
+def test_a_poll_that_ends_while_postgres_is_unavailable_responds_without_calls(
+    app: Flask, alice: User, worker: User, connections: Connections
+) -> None:
+    """Its status is sent: no call is known to be cancelled, and the next poll gets the 503."""
+    found: list[Any] = []
+
+    def poll() -> None:
+        found.append(post(worker, "poll", worker_id="w", wait_seconds=1, tools=[PAY]).json)
+
+    waiting = threading.Thread(target=poll, daemon=True)
+    waiting.start()
+    hub, topic = app.extensions["arkloop.polls"], worker_calls.calls_topic(alice.org_id, "shop")
+    eventually(lambda: topic in hub._waiting)
+    with connections.transaction() as tx:
+        tx.sql.execute(text("LOCK TABLE worker_calls IN ACCESS EXCLUSIVE MODE"))
+        waiting.join(20)
+    [response] = found
+
+    assert ([], []) == (response["calls"], response["cancelled"])
+
+
+def test_a_lost_heartbeat_takes_no_calls_while_postgres_is_unavailable(
+    app: Flask, alice: User, worker: User, queued: UUID, connections: Connections
+) -> None:
+    """The calls are lost when their leases end, and nothing is logged as a bug."""
+    post(worker, "poll", **POLL, tools=[PAY])
+    named, found = [{"call_id": str(queued), "fence": 1}], list[Any]()
+    ours, theirs = socket.socketpair()
+
+    def beat() -> None:
+        body = {"worker_id": "w", "calls": named, "lease_seconds": 60, "wait_seconds": 30}
+        path, environ = "/v1/tool-workers/shop:heartbeat", {"gunicorn.socket": ours}
+        found.append(worker.post(path, json=body, environ_overrides=environ).json)
+
+    waiting = threading.Thread(target=beat, daemon=True)
+    waiting.start()
+    hub, topic = app.extensions["arkloop.polls"], worker_calls.worker_topic(alice.org_id, "shop")
+    eventually(lambda: topic in hub._waiting)
+    with ours, theirs, connections.transaction() as tx:
+        tx.sql.execute(text("LOCK TABLE worker_calls IN ACCESS EXCLUSIVE MODE"))
+        theirs.close()
+        waiting.join(20)
+
+    assert [{"cancelled": [], "lost": []}] == found
 
 
 @pytest.mark.parametrize("loss", ["revoked", "of a member now"])
