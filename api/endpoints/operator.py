@@ -68,7 +68,7 @@ class Queues(TypedDict):
 
     measured_at: Annotated[Time, "When `classes` were measured, at most 10 s ago."]
     classes: list[QueueClass]
-    orgs: Annotated[list[OrgQueue], "At most 200, the longest wait first."]
+    orgs: Annotated[list[OrgQueue], "At most 200, the longest wait first, suspended orgs last."]
 
 
 class Worker(TypedDict):

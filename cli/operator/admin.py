@@ -67,7 +67,10 @@ admin.add_command(operators)
 @database_url_option
 @_as_json
 def queues(database_url: str, as_json: bool) -> None:
-    """List organizations with runs that have not ended, the longest wait for a worker first."""
+    """List organizations with runs that have not ended, the longest wait for a worker first.
+
+    Suspended ones come last.
+    """
     with without_notifications(database_url) as connections, connections.reading() as sql:
         _print(installation.queues(sql), as_json)
 

@@ -26,7 +26,10 @@ _RETAINED = statement(__package__, "retained")
 
 
 def queues(sql: Connection) -> Sequence[Row[Any]]:
-    """Return the orgs with runs that have not ended, the longest wait for a worker first."""
+    """Return the orgs with runs that have not ended, the longest wait for a worker first.
+
+    Suspended orgs come last, those without such a run among them.
+    """
     return sql.exec_driver_sql(_QUEUES, {"limit": MOST}).all()
 
 

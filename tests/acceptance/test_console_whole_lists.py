@@ -4,7 +4,7 @@ import re
 from uuid import UUID
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, Route, expect
+from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from arkloop.shared.accounts import operators
 from tests.acceptance.served_later import serve, serve_budgets
@@ -103,6 +103,36 @@ def test_queues_of_some_orgs_are_not_called_those_of_all(
     expect(page.locator(".lead")).to_contain_text("of the 200 organizations below")
     body["orgs"] = orgs[:199]
     expect(page.locator(".lead")).to_contain_text("of all organizations", timeout=15_000)
+
+
+def figure(page: Page, name: str) -> Locator:
+    """Return the number with this name at the top of a page."""
+    return page.locator(".figures > div", has=page.get_by_text(name, exact=True)).locator("dd")
+
+
+def test_runs_of_suspended_orgs_are_not_in_the_queue(
+    context: BrowserContext, system: System, user: Caller
+) -> None:
+    """No worker takes them; what is executed for the org, or waits for people, still counts."""
+    at = "2026-11-01T00:00:00.000Z"
+    org = {"slug": None, "weight": 1, "executing": 1, "waiting": 2, "not_yet_due": 3}
+    closed = {"suspended_at": at, "oldest_queued_at": at, "queued": 40, "queued_for_agents": 40}
+    live = {"suspended_at": None, "oldest_queued_at": None, "queued": 2, "queued_for_agents": 2}
+    orgs = [
+        {**org, **closed, "org_id": "1", "name": "Closed"},
+        {**org, **live, "org_id": "2", "name": "Live"},
+    ]
+    body = {"measured_at": at, "classes": [], "orgs": orgs}
+    context.route("**/v1/operator/queues", lambda route: route.fulfill(json=body))
+    with system.connections.transaction() as tx:
+        operators.add(tx, UUID(str(user.id)))
+    page = signed_in(context, user, "/queues")
+
+    for name in ("Queued", "For agent workers"):
+        expect(figure(page, name)).to_have_text("2")
+    expect(figure(page, "Oldest")).to_have_text("–")
+    for name, total in (("Executing", "2"), ("Waiting", "4"), ("Not yet due", "6")):
+        expect(figure(page, name)).to_have_text(total)
 
 
 def test_usage_says_that_there_are_cheaper_end_users(context: BrowserContext, user: Caller) -> None:

@@ -4524,7 +4524,7 @@ export interface components {
              */
             measured_at: string;
             classes: components["schemas"]["QueueClass"][];
-            /** @description At most 200, the longest wait first. */
+            /** @description At most 200, the longest wait first, suspended orgs last. */
             orgs: components["schemas"]["OrgQueue"][];
         };
         /** @description The orgs with this number of queued runs, and what waits there for workers of the service. */

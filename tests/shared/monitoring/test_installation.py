@@ -44,11 +44,13 @@ def test_queues_are_ordered_by_the_longest_wait(
     connections: Connections, alice: User, register: Register, make_run: MakeRun
 ) -> None:
     """Each org has its counts by state; one without a run that has not ended is not there, unless
-    it is suspended.
+    it is suspended. Suspended orgs wait for no worker, and come last.
     """
-    bob, idle, suspended = register(), register(), register()
+    bob, idle, suspended, closed = register(), register(), register(), register()
+    make_run(closed, closed.thread(), RunState.QUEUED, queued_at=ago(seconds=900))
     with connections.transaction() as tx:
-        suspensions.suspend(tx, suspended.org_id, "Unpaid bills")
+        for org in (suspended, closed):
+            suspensions.suspend(tx, org.org_id, "Unpaid bills")
     make_run(alice, alice.thread(), RunState.QUEUED, queued_at=ago(seconds=10))
     make_run(alice, alice.thread(), RunState.QUEUED, agent="shop")
     make_run(alice, alice.thread(), RunState.WAITING)
@@ -56,7 +58,7 @@ def test_queues_are_ordered_by_the_longest_wait(
     make_run(bob, bob.thread(), RunState.EXECUTING)
     make_run(idle, idle.thread(), RunState.COMPLETED, ended_at=ago(seconds=1))
 
-    ours = {alice.org_id, bob.org_id, idle.org_id, suspended.org_id}
+    ours = {alice.org_id, bob.org_id, idle.org_id, suspended.org_id, closed.org_id}
     with connections.reading() as sql:
         rows = [row for row in installation.queues(sql) if row.org_id in ours]
 
@@ -64,6 +66,7 @@ def test_queues_are_ordered_by_the_longest_wait(
     assert [
         (bob.org_id, (1, 0, 1, 0, 0)),
         (alice.org_id, (1, 1, 0, 1, 0)),
+        (closed.org_id, (1, 0, 0, 0, 0)),
         (suspended.org_id, (0, 0, 0, 0, 0)),
     ] == [(row.org_id, tuple(row._mapping[name] for name in counts)) for row in rows]
 

@@ -16,21 +16,22 @@ export function Page() {
   const { cell, note, dialogs } = useOrgActions(reload)
   useInterval(refresh, 5_000, [])
   if (data === null) return html`<${Head} title="Queues" /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
-  const sum = (/** @type {string} */ name) => data.orgs.reduce((/** @type {number} */ all, /** @type {any} */ org) => all + org[name], 0)
-  const oldest = data.orgs[0]?.oldest_queued_at
+  // Queued runs of the others wait for no worker.
+  const open = data.orgs.filter((/** @type {any} */ org) => org.suspended_at === null)
+  const oldest = open[0]?.oldest_queued_at
   const isPart = data.orgs.length >= MOST
   const figures = [
-    ["Queued", count(sum("queued"))],
+    ["Queued", count(sum(open, "queued"))],
     ["Oldest", oldest ? duration(Math.max(0, now() - Date.parse(oldest))) : "–"],
-    ["For agent workers", count(sum("queued_for_agents"))],
-    ["Executing", count(sum("executing"))],
-    ["Waiting", count(sum("waiting"))],
-    ["Not yet due", count(sum("not_yet_due"))],
+    ["For agent workers", count(sum(open, "queued_for_agents"))],
+    ["Executing", count(sum(data.orgs, "executing"))],
+    ["Waiting", count(sum(data.orgs, "waiting"))],
+    ["Not yet due", count(sum(data.orgs, "not_yet_due"))],
   ]
   return html`<${Head} title="Queues" actions=${html`<${Button} kind="quiet" icon="retry" label="Reload" onClick=${reload} />`} />
     <div class="page">
       <p class="lead">Runs ${isPart ? `of the ${MOST} organizations below` : "of all organizations"} that have not ended. It is read again every 5 seconds.
-        ${isPart && " There may be more organizations: only the classes count the queued runs of all."}</p>
+        ${isPart && " There may be more organizations: only the classes count the queued runs of all."} Queued runs of suspended organizations are listed in the last table, and not counted.</p>
       <${Problem} error=${error} onRetry=${reload} />
       ${note}
       <dl class="figures">${figures.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
@@ -42,12 +43,15 @@ export function Page() {
           { title: "Oldest waits for", class: "number", cell: (/** @type {any} */ row) => row.runs ? duration(row.oldest_seconds * 1000) : "–" },
         ]} />
         <p class="faint">Measured <${Time} at=${data.measured_at} />.</p></${Section}>
-      <${Section} title="By organization" about="The longest wait for a worker comes first, of at most 200. Suspended organizations are listed without runs, too.">
+      <${Section} title="By organization" about="The longest wait for a worker comes first, of at most 200. Suspended organizations come last, and are listed without runs, too.">
         ${data.orgs.length === 0 ? html`<${Empty} icon="runs" title="Nothing is going on"><p>No run is queued, executed or waiting.</p></${Empty}>` : html`<${Table} label="Queue by organization"
           id=${(/** @type {any} */ row) => row.org_id} rows=${data.orgs} columns=${columns(cell)} />`}</${Section}>
       ${dialogs}
     </div>`
 }
+
+/** @param {any[]} orgs @param {string} name */
+const sum = (orgs, name) => orgs.reduce((all, org) => all + org[name], 0)
 
 /** @param {any[]} classes @param {string} name */
 const byClass = (classes, name) => classes.find((one) => one.queued_per_org === name)
