@@ -11,8 +11,7 @@ export function Page({ params }) {
   const workerId = params.get("worker_id") ?? ""
   const list = useList("operator/leases", { worker_id: workerId || null, limit: 50 })
   const { cell, notes, dialogs } = useRunActions(() => void list.reload())
-  // More than one page would jump while it is read.
-  useInterval(() => (list.rows?.length ?? 0) <= 50 && void list.reload(), 5_000, [workerId, list.rows?.length, list.reload])
+  useInterval(list.refresh, 5_000, [list.refresh])
   return html`<${Head} title="Leases" />
     <div class="page">
       <p class="lead">Runs that a worker executes, newest first. A worker whose lease ends loses its runs, which another one continues.

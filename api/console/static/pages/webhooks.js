@@ -70,7 +70,7 @@ function Endpoint({ id, state }) {
   const action = useAction()
   const [open, setOpen] = useState(/** @type {any} */ (null))
   const update = () => Promise.all([list.reload(), reload()])
-  useInterval(() => { if (list.rows?.some((row) => row.state === "pending") && list.rows.length <= 50) { void list.reload(); refresh() } }, 3_000, [list.rows])
+  useInterval(() => { if (list.rows?.some((row) => row.state === "pending")) { list.refresh(); refresh() } }, 3_000, [list.rows])
   if (data === null) {
     return html`<${Head} title="Webhook endpoint" back=${href("/webhooks")} /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   }

@@ -1,6 +1,6 @@
 // What the pages of settings share: lists, secrets that are shown once, confirmations.
 import { ApiError, calledOff, page } from "../lib/api.js"
-import { classes, html, useEffect, useState } from "../lib/html.js"
+import { classes, html, useEffect, useRef, useState } from "../lib/html.js"
 import { match, route } from "../lib/router.js"
 import { isKey, may, me } from "../lib/session.js"
 import { useStore } from "../lib/store.js"
@@ -8,7 +8,8 @@ import { PAGES } from "../pages.js"
 import { Icon } from "../ui/icons.js"
 import { Button, Copy, Dialog, Empty, Foreign, Loading, Problem, useAction } from "../ui/parts.js"
 
-/** @typedef {{rows: any[] | null, next: string | null, error: unknown, reload: () => Promise<void>, more: () => Promise<void>}} List */
+/** @typedef {{rows: any[] | null, next: string | null, error: unknown, reload: () => Promise<void>, refresh: () => void, more: () => Promise<void>}} List
+ * `reload` is for what was changed; `refresh` is for timers, and leaves requests that are under way alone */
 
 /**
  * Read a list page by page; it is read anew when `params` change.
@@ -22,18 +23,30 @@ export function useList(path, params = {}) {
   })
   const key = path + JSON.stringify(params)
   const [control, setControl] = useState(/** @type {AbortController | null} */ (null))
-  const read = async (/** @type {AbortSignal} */ signal, least = 0) => {
+  /** The number of requests that are under way. */
+  const open = useRef(0)
+  /** How many times people have asked: what a timer has asked for before is late. */
+  const asked = useRef(0)
+  /** The number of rows that are shown, also to functions from before the last rows. */
+  const shown = useRef(0)
+  shown.current = state.rows?.length ?? 0
+  const read = async (/** @type {AbortSignal} */ signal, isTimed = false) => {
+    const known = asked.current
+    const isLate = () => signal.aborted || (isTimed && asked.current !== known)
+    open.current += 1
     try {
       const { rows, next } = await page(path, params, signal)
       const found = { rows, next }
-      while (found.next !== null && found.rows.length < least) {
+      while (found.next !== null && found.rows.length < shown.current) {
         const older = await page(path, { ...params, before: found.next }, signal)
         found.rows.push(...older.rows)
         found.next = older.next
       }
-      if (!signal.aborted) setState({ ...found, error: null })
+      if (!isLate()) setState({ ...found, error: null })
     } catch (error) {
-      if (!signal.aborted) setState((before) => ({ ...before, error }))
+      if (!isLate()) setState((before) => ({ ...before, error }))
+    } finally {
+      open.current -= 1
     }
   }
   useEffect(() => {
@@ -44,21 +57,27 @@ export function useList(path, params = {}) {
     return () => mine.abort()
   }, [key])
   // All rows that are shown: a row that was changed may be far down.
-  const reload = async () => control === null ? undefined : read(control.signal, state.rows?.length)
+  const reload = async () => {
+    asked.current += 1
+    if (control !== null) await read(control.signal)
+  }
+  const refresh = () => void (control !== null && open.current === 0 && read(control.signal, true))
   const changes = useStore(calledOff)
   useEffect(() => void (changes > 0 && reload()), [changes])
   const more = async () => {
     const signal = control?.signal
+    asked.current += 1
+    open.current += 1
     const found = await page(path, { ...params, before: state.next }, signal).catch((error) => {
       if (!signal?.aborted) throw error
       return null
-    })
+    }).finally(() => (open.current -= 1))
     // The list has other filters by now.
     if (found === null || signal?.aborted) return
     // Or was read again: what was found follows other rows then.
     setState((before) => (before.next !== state.next ? before : { ...before, rows: [...(before.rows ?? []), ...found.rows], next: found.next }))
   }
-  return { ...state, reload, more }
+  return { ...state, reload, refresh, more }
 }
 
 /**

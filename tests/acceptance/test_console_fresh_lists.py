@@ -1,0 +1,145 @@
+"""Lists in the console, in a real Chromium, that are read again by themselves."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from playwright.sync_api import BrowserContext, Locator, Route, expect
+
+from arkloop.shared.accounts import operators
+from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_losses import hold
+from tests.acceptance.test_console_settings import press, signed_in, until_held
+from tests.caller import Caller
+from tests.system import System
+
+pytestmark = [
+    pytest.mark.browser,
+    needs_chromium,
+]
+#: What the browser reports when somebody looks at the page again: its timers read at once.
+TICK = "document.dispatchEvent(new Event('visibilitychange'))"
+
+
+def lease(number: int) -> dict[str, Any]:
+    names = {"run_id": f"run-{number}", "persona_id": "assistant@1", "route_id": "scripted"}
+    times = {"lease_expires_at": "2026-11-27T06:10:02.113Z", "last_event": None}
+    worker = {"agent": None, "hostname": "first", "pid": 1, "phase": "executing"}
+    return {**names, **times, **worker, "is_held": True, "attempt": 1, "crashes": 0}
+
+
+def delivery(number: int) -> dict[str, Any]:
+    state = {"state": "pending", "response_status": None, "error": None, "attempts": 1}
+    at = "2026-11-27T06:10:02.113Z"
+    times = {"created_at": at, "next_attempt_at": at}
+    return {"id": f"delivery-{number}", "type": "test", "run_id": None, **state, **times}
+
+
+def serve_pages(context: BrowserContext, pattern: str, rows: list[dict[str, Any]]) -> None:
+    """Let a list have these rows, in two pages."""
+
+    def serve_page(route: Route) -> None:
+        is_first = "before=" not in route.request.url
+        shown, headers = (rows[:50], {"X-Next-Cursor": "more"}) if is_first else (rows[50:], {})
+        route.fulfill(json=shown, headers=headers)
+
+    context.route(pattern, serve_page)
+
+
+def opened(context: BrowserContext, system: System, user: Caller, name: str) -> Locator:
+    """Open a list that changes by itself, and return the rows of its table."""
+    if name == "Leases":
+        with system.connections.transaction() as tx:
+            operators.add(tx, UUID(str(user.id)))
+        page = signed_in(context, user, "/leases")
+    else:
+        body = {"url": "https://shop.example.com/hooks", "event_types": ["run.completed"]}
+        made = user.made("/v1/webhook-endpoints", body)
+        page = signed_in(context, user, f"/webhooks/{made['id']}")
+    return page.get_by_role("table", name=name).locator("tbody tr")
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "row", "column", "later"),
+    [
+        ("Leases", "**/v1/operator/leases*", lease, "hostname", "second"),
+        ("Deliveries", "**/deliveries?*", delivery, "state", "delivered"),
+    ],
+    ids=["leases", "deliveries"],
+)
+def test_a_list_of_more_than_a_page_is_kept_fresh(
+    context: BrowserContext,
+    system: System,
+    user: Caller,
+    name: str,
+    pattern: str,
+    row: Callable[[int], dict[str, Any]],
+    column: str,
+    later: str,
+) -> None:
+    """The rows of its second page, too: they stay, and change."""
+    rows = [row(number) for number in range(60)]
+    serve_pages(context, pattern, rows)
+    shown = opened(context, system, user, name)
+    expect(shown).to_have_count(50)
+    press(shown.page, "Show more")
+    expect(shown).to_have_count(60)
+    for one in rows:
+        one[column] = later
+
+    expect(shown.last).to_contain_text(later, timeout=15_000)
+    expect(shown).to_have_count(60)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["before", "after"])
+def test_more_rows_stay_whenever_a_reading_of_the_timer_ends(
+    context: BrowserContext, system: System, user: Caller, order: tuple[int, int]
+) -> None:
+    """It has asked for the first page before somebody asked for more, and found a newer lease."""
+    known = [lease(number) for number in range(60)]
+    serve_pages(context, "**/v1/operator/leases*", known)
+    rows = opened(context, system, user, "Leases")
+    page = rows.page
+    expect(rows).to_have_count(50)
+    held = hold(context, "**/v1/operator/leases?*")
+    page.evaluate(TICK)
+    until_held(page, held, 1)
+    press(page, "Show more")
+    until_held(page, held, 2)
+    ends = [
+        lambda: held[0].fulfill(json=[lease(60), *known[:49]], headers={"X-Next-Cursor": "other"}),
+        lambda: held[1].fallback(),
+    ]
+    for which in order:
+        ends[which]()
+        page.wait_for_timeout(500)
+
+    # At once: the timer reads all of them again.
+    assert 60 == rows.count()
+
+
+def test_a_late_reading_of_the_timer_undoes_no_redelivery(
+    context: BrowserContext, system: System, user: Caller
+) -> None:
+    """It was asked for before, and found a dead delivery; the timer still reads the new one."""
+    dead = {**delivery(1), "state": "dead"}
+    serve_pages(context, "**/deliveries?*", [delivery(0), dead])
+    context.route(re.compile(":replay$"), lambda route: route.fulfill(json={}))
+    rows = opened(context, system, user, "Deliveries")
+    page = rows.page
+    expect(rows).to_have_count(2)
+    held = hold(context, "**/deliveries?*")
+    page.evaluate(TICK)
+    until_held(page, held, 1)
+    rows.last.get_by_role("button", name="Redeliver").click()
+    until_held(page, held, 2)
+    delivered = {**delivery(0), "state": "delivered"}
+    held[1].fulfill(json=[delivered, delivery(1)])
+    expect(rows.last).to_contain_text("pending")
+    held[0].fulfill(json=[delivered, dead])
+    page.wait_for_timeout(500)
+
+    expect(rows.last).to_contain_text("pending")
+    until_held(page, held, 3)
