@@ -135,6 +135,32 @@ def test_runs_of_suspended_orgs_are_not_in_the_queue(
         expect(figure(page, name)).to_have_text(total)
 
 
+def test_workers_and_stuck_runs_say_that_there_may_be_more(
+    context: BrowserContext, system: System, user: Caller
+) -> None:
+    """The service lists the first 200, without pages."""
+    at = "2026-11-27T06:10:02.113Z"
+    times = {"seen_at": at, "lease_expires_at": at, "started_at": at, "since": at}
+    worker = {"agent": None, "org_id": None, "hostname": "host", "pid": 1, "runs": 0}
+    run = {"problem": "queued", "org_name": "acme", "persona_id": "assistant@1", "attempt": 1}
+    row = {**times, **worker, **run, "route_id": "scripted", "is_alive": True}
+    rows = [{**row, "id": f"id-{number}", "run_id": f"run-{number}"} for number in range(200)]
+    body = {"items": rows}
+    for pattern in ("**/v1/operator/workers", "**/v1/operator/stuck-runs?*"):
+        context.route(pattern, lambda route: route.fulfill(json=body))
+    with system.connections.transaction() as tx:
+        operators.add(tx, UUID(str(user.id)))
+    page = signed_in(context, user, "/workers")
+
+    expect(page.locator(".lead")).to_contain_text("first 200 worker processes")
+    go(page, "/stuck")
+    expect(page.locator(".lead")).to_contain_text("200 of maybe more")
+    body["items"] = rows[:199]
+    expect(page.locator(".lead")).not_to_contain_text("200", timeout=15_000)
+    go(page, "/workers")
+    expect(page.locator(".lead")).to_contain_text("Worker processes that were heard")
+
+
 def test_usage_says_that_there_are_cheaper_end_users(context: BrowserContext, user: Caller) -> None:
     """The service returns the most expensive ones, which the page sorts by another measure."""
     row = {"runs": 1, "input_tokens": 1, "output_tokens": 1, "cost_usd": 0.5}

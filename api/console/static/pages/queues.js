@@ -3,13 +3,12 @@ import { get } from "../lib/api.js"
 import { now } from "../lib/clock.js"
 import { count, duration } from "../lib/format.js"
 import { html } from "../lib/html.js"
+import { MOST } from "../operator/lists.js"
 import { Suspended, useOrgActions } from "../operator/orgs.js"
 import { Failed, Name, Section, Table } from "../settings/parts.js"
 import { Button, Empty, Head, Loading, Problem, Time, useInterval, useRead } from "../ui/parts.js"
 
 const CLASSES = ["1", "2-10", "11-100", "101+"]
-/** The service lists no more organizations. */
-const MOST = 200
 
 export function Page() {
   const { data, error, reload, refresh } = useRead((signal) => get("operator/queues", {}, signal), [])

@@ -3,6 +3,7 @@ import { get } from "../lib/api.js"
 import { html, useId } from "../lib/html.js"
 import { go } from "../lib/router.js"
 import { RunCell, useRunActions } from "../operator/actions.js"
+import { MOST } from "../operator/lists.js"
 import { Failed, Name, Table } from "../settings/parts.js"
 import { Badge, Empty, Head, Loading, Problem, Time, useInterval, useRead } from "../ui/parts.js"
 
@@ -23,10 +24,11 @@ export function Page({ params }) {
   const { data, error, reload, refresh } = useRead((signal) => get("operator/stuck-runs", limits, signal), [JSON.stringify(limits)])
   const { cell, notes, dialogs } = useRunActions(reload)
   useInterval(refresh, 5_000, [])
+  const isPart = data?.items.length >= MOST
   const set = (/** @type {Partial<typeof limits>} */ changed) => go("/stuck", { ...limits, ...changed }, { replace: true })
   return html`<${Head} title="Stuck runs" />
     <div class="page">
-      <p class="lead">Runs of all organizations that should have moved on by now, the longest stuck first. Queueing a run again is safe at any time: one that a worker holds is left to it.</p>
+      <p class="lead">Runs of all organizations that should have moved on by now, the longest stuck first${isPart && `: ${MOST} of maybe more`}. Queueing a run again is safe at any time: one that a worker holds is left to it.</p>
       <div class="filter-row">
         <${Choice} label="Queued for longer than" value=${limits.queued_seconds} options=${QUEUED} onChange=${(/** @type {string} */ value) => set({ queued_seconds: value })} />
         <${Choice} label="Silent for longer than" value=${limits.silent_seconds} options=${SILENT} onChange=${(/** @type {string} */ value) => set({ silent_seconds: value })} />

@@ -3,6 +3,7 @@ import { get } from "../lib/api.js"
 import { count } from "../lib/format.js"
 import { html } from "../lib/html.js"
 import { href } from "../lib/router.js"
+import { MOST } from "../operator/lists.js"
 import { Failed, Table } from "../settings/parts.js"
 import { Badge, Button, Empty, Foreign, Head, Loading, Problem, Time, useInterval, useRead } from "../ui/parts.js"
 
@@ -10,10 +11,11 @@ export function Page() {
   const { data, error, reload, refresh } = useRead((signal) => get("operator/workers", {}, signal), [])
   useInterval(refresh, 5_000, [])
   if (data === null) return html`<${Head} title="Workers" /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
+  const isPart = data.items.length >= MOST
   const alive = data.items.filter((/** @type {any} */ one) => one.is_alive)
   return html`<${Head} title="Workers" actions=${html`<${Button} kind="quiet" icon="retry" label="Reload" onClick=${reload} />`} />
     <div class="page">
-      <p class="lead">Worker processes that were heard within the last day: ${count(alive.length)} alive, ${count(data.items.length - alive.length)} away. One that is stopped is
+      <p class="lead">${isPart ? `The first ${MOST} worker processes, those that are alive first, of maybe more` : "Worker processes"} that were heard within the last day: ${count(alive.length)} alive, ${count(data.items.length - alive.length)} away. One that is stopped is
         not listed; one that is away was killed, is frozen or cut off.</p>
       <${Problem} error=${error} onRetry=${reload} />
       ${data.items.length === 0
