@@ -212,6 +212,45 @@ def test_a_member_far_down_stays_in_the_list(context: BrowserContext, user: Call
     expect(rows).to_have_count(total)
 
 
+@pytest.mark.parametrize("change", ["role", "removal"])
+def test_invitations_go_with_the_role_of_their_sender(
+    context: BrowserContext, system: System, owner: Caller, change: str
+) -> None:
+    """The service revokes them: they are not offered to be revoked once more."""
+    admin = system.colleague(owner, "admin")
+    invited = {"name": "Ada", "role": "member"}
+    admin.made(f"/v1/orgs/{owner.org_id}/invitations", invited)
+    page = signed_in(context, owner, "/members")
+    invitation = page.get_by_role("table", name="Open invitations").locator("tbody tr")
+    expect(invitation).to_have_count(1)
+    if change == "role":
+        page.get_by_label(f"Role of {admin.login}").select_option("member")
+        press(page.get_by_role("dialog"), "Change role")
+    else:
+        press(page, f"Remove {admin.login}")
+        press(page.get_by_role("dialog"), "Remove member")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+    expect(invitation).to_have_count(0)
+
+
+def test_an_invitation_that_is_gone_leaves_the_list(context: BrowserContext, owner: Caller) -> None:
+    """It was accepted or revoked meanwhile, which the attempt to revoke it says."""
+    invited = {"name": "Ada", "role": "member"}
+    path = f"/v1/orgs/{owner.org_id}/invitations"
+    made = owner.made(path, invited)
+    page = signed_in(context, owner, "/members")
+    press(page, "Revoke the invitation for Ada")
+    assert owner.http.delete(f"{path}/{made['id']}").is_success
+    dialog = page.get_by_role("dialog")
+    press(dialog, "Revoke invitation")
+    expect(dialog.get_by_role("alert")).to_contain_text("Invitation not found.")
+    press(dialog, "Cancel")
+
+    expect(page.get_by_text("No open invitations")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
 def test_a_late_reading_of_runs_is_not_shown_under_other_filters(
     context: BrowserContext, user: Caller
 ) -> None:

@@ -31,6 +31,11 @@ export function Page() {
     setMade({ kind: "invitation", ...invitation })
     setTurn(turn + 1)
   }
+  // With a role, or a member, the invitations go that the member has sent.
+  const reload = () => {
+    setTurn((before) => before + 1)
+    return members.reload()
+  }
   const onRemove = async (/** @type {import("../lib/api.js").Sending} */ sending) => {
     const isSelf = leaving.user_id === me.get()?.id
     let isRepeated = false
@@ -43,14 +48,14 @@ export function Page() {
       const isOut = error instanceof SignedOut || (error instanceof ApiError && error.status === 401)
       if (!(isSelf && isRepeated && isOut)) throw error
     })
-    await (isSelf ? leaveOrg() : members.reload())
+    await (isSelf ? leaveOrg() : reload())
   }
   const reset = async (/** @type {any} */ member, /** @type {import("../lib/api.js").Sending} */ sending) => setMade({ kind: "reset", login: member.login, ...await post(`${org}/members/${member.user_id}/password-reset`, undefined, sending) })
   return html`<${Head} title="Members" actions=${canManage && html`<${Button} kind="primary" icon="plus" onClick=${() => setNew(true)}>Invite</${Button}>`} />
     <div class="page">
       <p class="lead">${ABOUT} ${isAdmin() && isKey() && "Sign in with a password or your identity provider to change members: an API key may not."}</p>
       <${Listing} list=${members} label="Members" id=${(/** @type {any} */ member) => member.user_id}
-        columns=${columns({ org, canManage, reload: members.reload, remove: setLeaving, reset })}
+        columns=${columns({ org, canManage, reload, remove: setLeaving, reset })}
         empty=${html`<${Empty} icon="members" title="No members" />`} />
       ${canManage && html`<${Invitations} key=${turn} org=${org} />`}
     </div>
@@ -109,6 +114,16 @@ function Role({ org, member, onDone }) {
 function Invitations({ org }) {
   const list = useList(`${org}/invitations`, { limit: 50 })
   const [leaving, setLeaving] = useState(/** @type {any} */ (null))
+  const revoke = async (/** @type {import("../lib/api.js").Sending} */ sending) => {
+    try {
+      await remove(`${org}/invitations/${leaving.id}`, sending)
+    } catch (error) {
+      // It may have been accepted: the error is to be seen, and the invitation is not.
+      if (error instanceof ApiError && error.status === 404) await list.reload()
+      throw error
+    }
+    await list.reload()
+  }
   return html`<${Section} title="Open invitations">
     <${Listing} list=${list} label="Open invitations" empty=${html`<${Empty} icon="members" title="No open invitations"><p>Accepted and expired ones are not listed.</p></${Empty}>`}
       columns=${[
@@ -120,7 +135,7 @@ function Invitations({ org }) {
           aria-label=${`Revoke the invitation for ${one.name}`} onClick=${() => setLeaving(one)}>Revoke</${Button}>` },
       ]} />
     ${leaving && html`<${Confirm} title="Revoke this invitation?" action="Revoke invitation" onClose=${() => setLeaving(null)}
-      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(`${org}/invitations/${leaving.id}`, sending); await list.reload() }}>
+      run=${revoke}>
       <p>The link for <b><${Foreign} text=${leaving.name} /></b> stops working.</p></${Confirm}>`}
   </${Section}>`
 }
