@@ -9,7 +9,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from arkloop.shared.accounts import suspensions
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import go, press, signed_in
-from tests.caller import Caller
+from tests.caller import Caller, script
 from tests.clients import PASSWORD
 from tests.system import System
 from tests.waiting import eventually
@@ -217,6 +217,63 @@ def test_a_key_of_data_alone_is_offered_no_page_that_refuses_it(
         expect(page.locator("main")).to_contain_text(f"This key lacks the scope {scope}{way}")
         expect(page.locator("main")).not_to_contain_text("your own keys")
     assert not [url for url in asked if "/v1/api-keys" in url or "/members" in url]
+
+
+def with_key(context: BrowserContext, user: Caller, *scopes: str) -> Page:
+    """Open the console, and sign in with a new key."""
+    page = context.new_page()
+    page.goto(f"{user.url}/console#/sign-in?with=key")
+    page.get_by_label("API key").fill(user.api_key(scopes=[*scopes])[1])
+    press(page, "Sign in")
+    expect(page.get_by_role("navigation")).to_be_visible()
+    return page
+
+
+def test_the_first_page_is_one_that_a_key_may_see(context: BrowserContext, user: Caller) -> None:
+    """Signing in leads there, and so do the name of the console and an address without a page."""
+    page = with_key(context, user, "data.runs.read")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Inbox")
+    go(page, "/usage")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Usage")
+    page.get_by_role("link", name="Arkloop Runs").first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Inbox")
+    go(page, "/nowhere")
+    page.get_by_role("link", name="Go to the first page").click()
+
+    expect(page.get_by_role("heading", level=1)).to_have_text("Inbox")
+
+
+def test_a_key_that_writes_no_threads_is_offered_no_message(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The service refuses a run with a message; the last run can be repeated, and stopped."""
+    thread_id = user.thread(script({"count": 2_000, "delay_ms": 50}))
+    user.cancel(user.start(thread_id, route_id="scripted"))
+    page = with_key(context, user, "data.threads.read", "data.runs.read", "data.runs.write")
+    expect(page.get_by_text("No thread selected")).to_be_visible()
+    expect(page.locator(".thread-list")).to_be_visible()
+    expect(page.get_by_role("link", name="New", exact=True)).to_have_count(0)
+    go(page, f"/threads/{thread_id}")
+    expect(page.get_by_text("Cancelled")).to_be_visible()
+    expect(page.get_by_label("Message", exact=True)).to_have_count(0)
+    press(page, "Retry")
+    press(page, "Stop")
+
+    expect(page.get_by_role("button", name="Retry")).to_be_visible()
+    runs = user.get(f"/v1/threads/{thread_id}/runs")
+    assert ["cancelled"] * 2 == [run["status"] for run in runs]
+    expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_thread_names_both_scopes_that_it_requires(context: BrowserContext, user: Caller) -> None:
+    """Its conversation has the runs; the list of threads has not."""
+    thread_id = user.thread("Hello")
+    page = with_key(context, user, "data.threads.read")
+    expect(page.locator(".thread-list")).to_be_visible()
+    go(page, f"/threads/{thread_id}")
+
+    expect(page.locator("main")).to_contain_text("This key lacks the scope data.runs.read:")
 
 
 #: Sends requests that are refused, one after the other, for some seconds.

@@ -11,13 +11,14 @@
  * @property {import("./ui/icons.js").IconName} [icon] pages with an icon are in the navigation
  * @property {"work" | "settings" | "operator"} [group]
  * @property {string} [permission] without it a person sees neither the page nor its place in the navigation
+ * @property {string[]} [also] more permissions, of which the same is true
  * @property {string} [scope] an API key without it sees neither; a log-in does
  */
 
 /** @type {PageRow[]} */
 export const PAGES = [
   { path: "/threads", title: "Threads", icon: "thread", group: "work", permission: "data.threads.read", load: () => import("./pages/threads.js") },
-  { path: "/threads/:id", title: "Thread", permission: "data.threads.read", load: () => import("./pages/threads.js") },
+  { path: "/threads/:id", title: "Thread", permission: "data.threads.read", also: ["data.runs.read"], load: () => import("./pages/threads.js") },
   { path: "/inbox", title: "Inbox", icon: "inbox", group: "work", permission: "data.runs.read", load: () => import("./pages/inbox.js") },
   { path: "/runs", title: "Runs", icon: "runs", group: "work", permission: "data.runs.read", load: () => import("./pages/runs.js") },
   { path: "/runs/:id", title: "Run", permission: "data.runs.read", load: () => import("./pages/run.js") },

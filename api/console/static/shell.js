@@ -31,7 +31,7 @@ export function Shell() {
   }, [path])
   // Not a plain effect, which comes after the browser's next frame: another page may be opened before.
   useLayoutEffect(() => {
-    if (["/", "/sign-in"].includes(path)) go("/threads", {}, { replace: true })
+    if (["/", "/sign-in"].includes(path)) go(home(), {}, { replace: true })
   }, [section])
   // Pages of one module take each other's place without a frame between, and would keep the scrolling of the one before.
   useLayoutEffect(() => {
@@ -70,10 +70,10 @@ export function Shell() {
       <header class="topbar">
         <${Button} kind="quiet" icon=${isOpen ? "close" : "menu"} label=${isOpen ? "Close navigation" : "Open navigation"}
           aria-expanded=${isOpen} aria-controls="nav" onClick=${() => setOpen(!isOpen)} />
-        <a class="brand" href=${href("/threads")}><${Logo} /><span>Arkloop Runs</span></a>
+        <a class="brand" href=${href(home())}><${Logo} /><span>Arkloop Runs</span></a>
       </header>
       <nav id="nav" class="nav" aria-label="Main" onClick=${onNav}>
-        <a class="brand" href=${href("/threads")}><${Logo} /><span>Arkloop Runs</span></a>
+        <a class="brand" href=${href(home())}><${Logo} /><span>Arkloop Runs</span></a>
         ${GROUPS.map(([group, title]) => html`<${Group} key=${group} group=${group} title=${title} section=${section} />`)}
         <${Account} />
       </nav>
@@ -82,13 +82,16 @@ export function Shell() {
         ${found && isDenied ? html`<${Denied} key=${path} section=${section} />` : found
           ? html`<${Loaded} key=${found.row.load.toString()} row=${found.row} args=${found.args} params=${params} />`
           : html`<${Empty} icon="alert" title="Page not found"><p>The console has no page at this address.</p>
-            <p><a href=${href("/threads")}>Go to the threads</a></p></${Empty}>`}
+            <p><a href=${href(home())}>Go to the first page</a></p></${Empty}>`}
       </main>
     </div>`
 }
 
 /** @param {import("./pages.js").PageRow} row */
-const maySee = ({ permission, scope }) => (!permission || may(permission)) && (!scope || !isKey() || may(scope))
+const maySee = ({ permission, also = [], scope }) => (!permission || may(permission)) && also.every(may) && (!scope || !isKey() || may(scope))
+
+/** Return the first page that the person may see. */
+const home = () => PAGES.find((row) => row.icon && maySee(row))?.path ?? "/sessions"
 
 /** @param {{group: "work" | "settings" | "operator", title: string, section: string}} props */
 function Group({ group, title, section }) {

@@ -7,7 +7,7 @@ import { may, mayWrite } from "../lib/session.js"
 import { Button, Dialog, Empty, explained, Field, Foreign, Head, Loading, Problem, useAction, useRead } from "../ui/parts.js"
 import { AnsweredBy, useAnswering } from "./answering.js"
 import { messageOf } from "./attachments.js"
-import { Composer } from "./composer.js"
+import { Composer, Stop } from "./composer.js"
 import { Conversation, isActive, pauseAfter, waits } from "./conversation.js"
 import { Message, Run, Said } from "./entries.js"
 import { Place } from "./pending_input.js"
@@ -65,7 +65,9 @@ export function Chat({ id, onChange, onDelete }) {
   const shown = view.entries.filter((entry) => entry.type === "message" || entry.superseded_by === null || isActive(entry))
   const last = shown.at(-1)
   const isOwn = mayWrite(thread.data?.created_by_user_id)
-  const canWrite = may("data.runs.write") && isOwn
+  const canRetry = may("data.runs.write") && isOwn
+  const canWrite = canRetry && may("data.threads.write")
+  const onStop = active?.type === "run" && mayWrite(active.created_by_user_id) && (() => stopping.run((sending) => talk.cancel(active.run_id, sending)))
   const requestOf = (/** @type {any} */ content, /** @type {string} */ onBusy) =>
     ({ message: messageOf(content), ...answering.fields, ...(active ? { on_busy: onBusy } : {}) })
   const say = async (/** @type {import("./outbox.js").Outgoing} */ outgoing) => {
@@ -97,19 +99,19 @@ export function Chat({ id, onChange, onDelete }) {
     <${ChatHead} id=${id} thread=${thread.data} isOwn=${isOwn} onChange=${() => { thread.reload(); onChange() }} onDelete=${onDelete} />
     <${Scroll} view=${view} onOlder=${() => talk.loadOlder()}>
       ${shown.length === 0 && view.sending.length === 0 && html`<${Empty} icon="thread" title="Nothing said yet"><p>Write the first message below.</p></${Empty}>`}
-      ${shown.map((entry) => drawn.of(entry, canWrite && entry === last, () => entry.type === "message"
+      ${shown.map((entry) => drawn.of(entry, canRetry && entry === last, () => entry.type === "message"
         ? html`<${Message} key=${`m${entry.id}`} entry=${entry} />`
-        : html`<${Run} key=${`r${entry.run_id}`} run=${entry} canRetry=${canWrite && entry === last} waitsForThread=${waits(entry)}
+        : html`<${Run} key=${`r${entry.run_id}`} run=${entry} canRetry=${canRetry && entry === last} waitsForThread=${waits(entry)}
             onCancel=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.cancel(entry.run_id, sending)} onRetry=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.retry(sending)} onStale=${() => void talk.load()} />`))}
       ${view.sending.map((one) => html`<${Said} key=${`s${one.key}`} sending=${one} />`)}
     </${Scroll}>
     ${view.connection === "offline" && html`<p class="connection" role="status">No connection. What happens meanwhile is shown when it is back.</p>`}
     ${view.limit && html`<p class="connection" role="status">${view.limit} What happens meanwhile is shown later.</p>`}
     ${problems.map((problem, index) => html`<${Problem} key=${index} error=${problem} />`)}
-    ${canWrite && html`<${Composer} draftKey=${id} isBusy=${saying.isBusy || answering.isWaiting} active=${active} requestOf=${requestOf} onSend=${say}
-      onStop=${active?.type === "run" && mayWrite(active.created_by_user_id) && (() => stopping.run((sending) => talk.cancel(active.run_id, sending)))}
+    ${canWrite && html`<${Composer} draftKey=${id} isBusy=${saying.isBusy || answering.isWaiting} active=${active} requestOf=${requestOf} onSend=${say} onStop=${onStop}
       placeholder=${active ? "Write while it works" : "Write a message"}>
       <${AnsweredBy} answering=${answering} isOpen=${isChoosing} onToggle=${() => setChoosing(!isChoosing)} /></${Composer}>`}
+    ${canRetry && !canWrite && onStop && html`<div class="composer"><div class="composer-buttons"><${Stop} active=${active} onStop=${onStop} /></div></div>`}
   </div></${Place.Provider}>`
 }
 

@@ -90,8 +90,11 @@ export function Composer({ draftKey, isBusy, active, placeholder, requestOf, onS
         ${choices.map(([value, label]) => html`<option key=${value} value=${value}>${label}</option>`)}</select>`
       : html`<span class="faint hint-keys">Enter sends, Shift+Enter begins a line</span>`}
       <div class="composer-buttons">
-        ${onStop && html`<${Button} icon="stop" disabled=${active?.phase === "cancelling"} onClick=${onStop}>Stop</${Button}>`}
+        ${onStop && html`<${Stop} active=${active} onStop=${onStop} />`}
         <${Button} kind="primary" icon="send" type="submit" busy=${isBusy} disabled=${!isReadyWith(text)}>Send</${Button}></div>
     </div>
   </form>`
 }
+
+/** @param {{active: any, onStop: () => void}} props */
+export const Stop = ({ active, onStop }) => html`<${Button} icon="stop" disabled=${active?.phase === "cancelling"} onClick=${onStop}>Stop</${Button}>`

@@ -12,15 +12,17 @@ import { Button, Empty, Foreign, Loading, Problem, Time, useAction, useInterval 
 /** @param {{id?: string, params: URLSearchParams}} props */
 export function Page({ id, params }) {
   const list = useThreads(params.get("end_user_id") ?? "")
+  // What the service requires of a first message, and of the conversation that it leads to.
+  const mayBegin = ["data.runs.read", "data.runs.write", "data.threads.write"].every(may)
   return html`<div class=${classes("split", id && "has-detail")}>
     <section class="split-list" aria-label="Threads">
       <header class="list-head"><h1>Threads</h1>
-        ${may("data.runs.write") && html`<a class="button primary small" href=${href("/threads/new")}><${Icon} name="plus" /><span>New</span></a>`}
+        ${mayBegin && html`<a class="button primary small" href=${href("/threads/new")}><${Icon} name="plus" /><span>New</span></a>`}
       </header>
       <${ThreadList} list=${list} current=${id} />
     </section>
     <section class="split-detail" aria-label="Conversation">
-      ${id === undefined && (list.rows?.length === 0 && may("data.runs.write") ? html`<${Empty} icon="thread" title="Say something to an agent">
+      ${id === undefined && (list.rows?.length === 0 && mayBegin ? html`<${Empty} icon="thread" title="Say something to an agent">
         <p>Its answer appears here as it is written, with its steps.</p>
         <a class="button primary" href=${href("/threads/new")}>Write a message</a></${Empty}>` : html`<${Empty} icon="thread" title="No thread selected">
         <p>Select a thread to see its conversation, live.</p></${Empty}>`)}

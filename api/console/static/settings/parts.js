@@ -116,7 +116,9 @@ export const Failed = ({ error, onRetry }) => error instanceof ApiError && error
 /** What the page at this address requires, and who gives it: to a key, nobody, but perhaps to whose key it is. */
 export function Forbidden() {
   const { path } = useStore(route)
-  const permission = PAGES.find((row) => match(row.path, path))?.permission ?? "admin"
+  const row = PAGES.find((one) => match(one.path, path))
+  const required = [row?.permission ?? "admin", ...(row?.also ?? [])]
+  const permission = required.find((one) => !may(one)) ?? required[0]
   const isOfRole = permission === "admin" && me.get()?.role === "member"
   const way = permission === "operator" ? "Ask the operator of the service for it."
     : isKey() && !isOfRole ? "" : html`An owner or admin of <${Foreign} text=${me.get()?.org_name ?? "the org"} /> can give it to you.`
