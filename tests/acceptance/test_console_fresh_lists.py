@@ -143,3 +143,21 @@ def test_a_late_reading_of_the_timer_undoes_no_redelivery(
 
     expect(rows.last).to_contain_text("pending")
     until_held(page, held, 3)
+
+
+def test_an_error_of_more_rows_stays_while_the_timer_reads(
+    context: BrowserContext, system: System, user: Caller
+) -> None:
+    """Its rows are new objects each time, but the error is about the same list."""
+    serve_pages(context, "**/v1/operator/leases*", [lease(number) for number in range(60)])
+    rows = opened(context, system, user, "Leases")
+    page, alert = rows.page, rows.page.get_by_role("alert")
+    expect(rows).to_have_count(50)
+    context.route("**/v1/operator/leases?*before=*", lambda route: route.abort())
+    press(page, "Show more")
+    expect(alert).to_be_visible()
+    with page.expect_response("**/v1/operator/leases?*"):
+        page.evaluate(TICK)
+    page.wait_for_timeout(500)
+
+    expect(alert).to_be_visible()

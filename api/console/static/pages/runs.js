@@ -128,14 +128,18 @@ function useRuns(filters) {
   }, [key])
   // Only the first page is kept fresh: older ones would jump while they are read.
   useInterval(() => !isExtended.current && void load(true), 10_000, [key])
+  // Its error is of the list before.
+  useEffect(() => more.clear(), [key])
   const loadMore = async () => {
+    const { signal } = control.current
     const wasExtended = isExtended.current
     isExtended.current = true
     try {
-      const found = await page("runs", { ...state.query, limit: PAGE, before: state.next })
+      const found = await page("runs", { ...state.query, limit: PAGE, before: state.next }, signal)
       // Not behind the runs of other filters.
       setState((before) => before.query !== state.query ? before : { ...before, rows: [...(before.rows ?? []), ...found.rows], next: found.next })
     } catch (error) {
+      if (signal.aborted) return
       if (!wasExtended) isExtended.current = false
       throw error
     }

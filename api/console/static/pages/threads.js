@@ -73,7 +73,11 @@ function useThreads(endUser) {
     }
   }
   const more = async () => {
-    const found = await page("threads", { limit: 40, end_user_id: endUser, before: next })
+    const found = await page("threads", { limit: 40, end_user_id: endUser, before: next }).catch((problem) => {
+      if (shown.current === endUser) throw problem
+      return null
+    })
+    if (found === null) return
     // Not behind other threads than those that it was asked for.
     setList((before) => (before.next !== next ? before : { rows: [...(before.rows ?? []), ...found.rows], next: found.next, isExtended: true }))
   }
@@ -85,12 +89,14 @@ function useThreads(endUser) {
     void reload()
   }, [endUser])
   useInterval(reload, 20_000, [endUser])
-  return { rows, next, error, reload, more, onDelete }
+  return { endUser, rows, next, error, reload, more, onDelete }
 }
 
 /** @param {{list: ReturnType<typeof useThreads>, current: string | undefined}} props */
 function ThreadList({ list, current }) {
   const more = useAction()
+  // It is the error of the list before.
+  useEffect(() => more.clear(), [list.endUser])
   if (list.rows === null) return list.error ? html`<${Problem} error=${list.error} onRetry=${list.reload} />` : html`<${Loading} lines=${6} />`
   if (list.rows.length === 0) {
     return html`<${Empty} icon="thread" title="No threads yet"><p>A thread is a conversation, to which clients post runs.</p></${Empty}>`

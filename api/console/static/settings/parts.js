@@ -8,8 +8,8 @@ import { PAGES } from "../pages.js"
 import { Icon } from "../ui/icons.js"
 import { Button, Copy, Dialog, Empty, Foreign, Loading, Problem, useAction } from "../ui/parts.js"
 
-/** @typedef {{rows: any[] | null, next: string | null, error: unknown, reload: () => Promise<void>, refresh: () => void, more: () => Promise<void>}} List
- * `reload` is for what was changed; `refresh` is for timers, and leaves requests that are under way alone */
+/** @typedef {{key: string, rows: any[] | null, next: string | null, error: unknown, reload: () => Promise<void>, refresh: () => void, more: () => Promise<void>}} List
+ * `key` is its path and `params`; `reload` is for what was changed; `refresh` is for timers, and leaves requests that are under way alone */
 
 /**
  * Read a list page by page; it is read anew when `params` change.
@@ -77,7 +77,7 @@ export function useList(path, params = {}) {
     // Or was read again: what was found follows other rows then.
     setState((before) => (before.next !== state.next ? before : { ...before, rows: [...(before.rows ?? []), ...found.rows], next: found.next }))
   }
-  return { ...state, reload, refresh, more }
+  return { ...state, key, reload, refresh, more }
 }
 
 /**
@@ -86,6 +86,8 @@ export function useList(path, params = {}) {
  */
 export function Listing({ list, label, columns, empty, id }) {
   const more = useAction()
+  // It is the error of the list before.
+  useEffect(() => more.clear(), [list.key])
   if (list.rows === null) {
     return list.error ? html`<${Failed} error=${list.error} onRetry=${list.reload} />` : html`<${Loading} lines=${5} />`
   }
