@@ -85,6 +85,8 @@ class AiSdkProjection:
     _client_calls: frozenset[str] = _NONE
     #: Calls that have no result yet, by the ids that they have in the run.
     _open_calls: tuple[str, ...] = ()
+    #: Those of client tools that the page has without their inputs, by the ids that it has.
+    _withheld: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def frames(self, event: Mapping[str, Any]) -> Iterator[bytes]:
         for chunk in self.chunks(event):
@@ -129,7 +131,7 @@ class AiSdkProjection:
                 yield from self._end(kind.removeprefix("run."), data)
             case _ if kind in _NOTICES:
                 name = "data-arkloop-" + kind.removeprefix("run.").replace(".", "-")
-                yield {"type": name, "data": self._with_ids(data), "transient": True}
+                yield {"type": name, "data": call_ids.with_ids(data, self._id), "transient": True}
 
     # ---- a model turn ----
 
@@ -146,14 +148,17 @@ class AiSdkProjection:
     def _input_delta(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         yield from self._step()
         yield from self._close_part()
+        yield from self._begin_input(data)
+        call_id, delta = self._id(data["tool_call_id"]), data["arguments_delta"]
+        yield {"type": "tool-input-delta", "toolCallId": call_id, "inputTextDelta": delta}
+
+    def _begin_input(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         call_id = self._id(data["tool_call_id"])
         if call_id not in self._inputs:
             self._inputs |= {call_id}
             self._names[call_id] = data["name"]
             call = {"toolCallId": call_id, "toolName": data["name"], "providerExecuted": True}
             yield {"type": "tool-input-start", **call}
-        delta = data["arguments_delta"]
-        yield {"type": "tool-input-delta", "toolCallId": call_id, "inputTextDelta": delta}
 
     def _reset(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         """Void what the turn has streamed; a client that cannot is sent new parts after it."""
@@ -219,18 +224,26 @@ class AiSdkProjection:
         yield from self._close_part()
         self._is_turn_done = self._has_calls = True
         call_id = self._id(data["tool_call_id"])
+        self._open_calls += (data["tool_call_id"],)
+        if data.get("result_from") == "client" or data["name"] == _ASK_USER:
+            # A page that executes it now loses the output once its wait sends the input again.
+            self._withheld[call_id] = data
+            yield from self._begin_input(data)
+        else:
+            yield _input(call_id, data["name"], data["arguments"])
         self._inputs -= {call_id}
         self._names[call_id] = data["name"]
-        self._open_calls += (data["tool_call_id"],)
-        yield _input(call_id, data["name"], data["arguments"])
+
+    def _show_input(self, call_id: str) -> Iterator[Chunk]:
+        if (data := self._withheld.pop(call_id, None)) is not None:
+            yield _input(call_id, data["name"], data["arguments"])
 
     def _result(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         call_id, output = self._id(data["tool_call_id"]), data["output"]
+        yield from self._show_input(call_id)
         self._open_calls = tuple(id_ for id_ in self._open_calls if id_ != data["tool_call_id"])
-        call: Chunk = {"toolCallId": call_id}
         is_by_client = call_id in self._client_calls or data["tool_call_id"] in self.early_calls
-        if is_by_client:
-            call |= _BY_CLIENT
+        call: Chunk = {"toolCallId": call_id, **(_BY_CLIENT if is_by_client else {})}
         if call_id in self._denied and data["is_error"]:
             yield {"type": "tool-output-denied", "toolCallId": call_id}
         elif data["is_error"]:
@@ -245,22 +258,13 @@ class AiSdkProjection:
     def _id(self, tool_call_id: str) -> str:
         return tool_call_id if self.has_bare_ids else call_ids.shown(self.run_id, tool_call_id)
 
-    def _with_ids(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the data of an event with the ids that the page has for its calls."""
-        shown = dict(data)
-        if data.get("tool_call_id") is not None:
-            shown["tool_call_id"] = self._id(data["tool_call_id"])
-        if "tool_call_ids" in data:
-            shown["tool_call_ids"] = [self._id(id_) for id_ in data["tool_call_ids"]]
-        return shown
-
     # ---- waits ----
 
     def _wait(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         if data["kind"] == pending_calls.KIND and not client_calls(data):
             return
         if not ends_response(data, self.dialect):
-            request = {"run_id": str(self.run_id), **self._with_ids(data)}
+            request = {"run_id": str(self.run_id), **call_ids.with_ids(data, self._id)}
             yield {"type": "data-arkloop-input", "id": data["request_id"], "data": request}
             return
         # A custom agent may ask in mid-turn. It begins that turn anew once there is an answer, but
@@ -269,6 +273,7 @@ class AiSdkProjection:
         self._kept = () if is_in_turn else None
         if data["kind"] == "tool_confirmation":
             call_id = self._asked[data["request_id"]] = self._id(data["tool_call_id"])
+            yield from self._show_input(call_id)
             # A client that is not sent the response would show an answered request as an open one.
             if self.dialect.approval_responses or not self._is_answered:
                 request = {"approvalId": data["request_id"], "toolCallId": call_id}
@@ -315,6 +320,7 @@ class AiSdkProjection:
 
     def _client_call(self, call_id: str, name: str, arguments: Any) -> Iterator[Chunk]:
         self._client_calls |= {call_id}
+        self._withheld.pop(call_id, None)
         # `onToolCall` gets each call of the client: not again one that has its result already.
         yield _input(call_id, name, arguments, by_client=not self._is_answered)
 

@@ -26,6 +26,7 @@ _OPTIONAL = frozenset(
             "output",
             "output_errors",
             "provider_state",
+            "result_from",
             "result_tokens",
             "summary",
             "worker_tool",

@@ -103,6 +103,7 @@ class ToolCallRequested:
     tool_call_id: str
     name: str
     arguments: Any
+    result_from: str | None = None  # `client`: of a client tool
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Pages of the AI SDK that execute calls as soon as they are shown them, as assistant-ui does."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from tests.acceptance.test_ai_sdk import CALCULATE, CLIENTS, LOCATE, new_id, without_part_ids
 from tests.ai_sdk_chat import Chat, needs_front_ends, open_chat
 from tests.caller import Caller, script
+from tests.tool_receiver import Received, Reply, ToolReceiver
+from tests.waiting import eventually
 
 pytestmark = needs_front_ends
 
@@ -31,6 +34,23 @@ def chat(request: Any, user: Caller, eager: str) -> Iterator[Chat]:
     setup = {"version": version, "automatic": True, "body": {"persona_id": eager}}
     with open_chat(user, new_id(), ai, **setup) as page:
         yield page
+
+
+@pytest.fixture(scope="module")
+def hurried(user: Caller) -> Iterator[str]:
+    """A persona with a client tool, and with a tool of the org that takes a second."""
+
+    def slowly(_: Received) -> Reply:
+        threading.Event().wait(1.0)
+        return Reply({"output": "found"})
+
+    with ToolReceiver(slowly) as receiver:
+        given = {"name": "find_slowly", "description": "Find it.", "url": receiver.url}
+        user.made("/v1/tools", {**given, "parameters": {"type": "object"}})
+        fields: dict[str, Any] = {"client_tools": [LOCATE]}
+        fields["tools"] = [given["name"], "calculator", "ask_user"]
+        fields["require_approval"] = ["calculator"]
+        yield str(user.made("/v1/personas", {"key": "hurried-page", **fields})["id"])
 
 
 def give(chat: Chat, call: dict[str, Any], output: Any) -> None:
@@ -116,7 +136,8 @@ def test_an_output_of_a_call_that_has_to_be_approved_counts_if_it_is(chat: Chat)
     chat.do("send", text=script({"tools": [CALCULATE, {"tool": "guarded"}]}, {"say": "Done."}))
     give(chat, chat.call("guarded"), ROME)
     approve(chat)
-    assert "approval-requested" == chat.call("guarded")["state"]
+    asked = chat.call("guarded")
+    assert ("approval-requested", {}) == (asked["state"], asked.get("input"))
     approve(chat, "guarded")
 
     assert ("ready", None, "Done.") == (*chat.status, chat.text)
@@ -176,3 +197,39 @@ def test_a_page_of_ai_5_that_resumes_is_shown_the_output(user: Caller, eager: st
         resumed = second.call("get_location")
         assert ("output-available", ROME) == shown(resumed)
         assert resumed == second.do("load").call("get_location")
+
+
+@pytest.mark.parametrize("call", [TOOL, ASK])
+@pytest.mark.parametrize(("ai", "version"), CLIENTS)
+def test_an_output_beside_a_slower_tool_of_the_service_counts(
+    user: Caller, hurried: str, ai: str, version: str | None, call: dict[str, Any]
+) -> None:
+    """The page executes its call once, and has the output until the run waits for it."""
+    setup: dict[str, Any] = {"eager": {call["tool"]: ROME}, "body": {"persona_id": hurried}}
+    with open_chat(user, new_id(), ai, version=version, automatic=True, **setup) as chat:
+        turn = {"tools": [{"tool": "find_slowly"}, call]}
+        chat.do("send", text=script(turn, {"say": "Done."}))
+
+        assert ("ready", None, "Done.") == (*chat.status, chat.text)
+        assert ("output-available", ROME) == shown(chat.call(call["tool"]))
+        assert "found" == chat.call("find_slowly")["output"]
+        live = chat.messages
+        assert live == without_part_ids(chat.do("load").messages, live)
+
+
+@pytest.mark.parametrize(("ai", "version"), CLIENTS[1:])
+def test_an_output_counts_that_comes_while_an_approved_call_is_made(
+    user: Caller, hurried: str, ai: str, version: str | None
+) -> None:
+    """The person approves before the page, which takes its time, has the output."""
+    setup: dict[str, Any] = {"eager": {"get_location": ROME}, "eagerDelay": 500}
+    setup |= {"automatic": True, "body": {"persona_id": hurried}}
+    with open_chat(user, new_id(), ai, version=version, **setup) as chat:
+        turn = {"tools": [CALCULATE, {"tool": "find_slowly"}, TOOL]}
+        chat.do("send", text=script(turn, {"say": "Done."}))
+        approve(chat)
+
+        eventually(lambda: chat.do("state").text == "Done.")
+        assert ("output-available", ROME) == shown(chat.call("get_location"))
+        live = chat.messages
+        assert live == without_part_ids(chat.do("load").messages, live)

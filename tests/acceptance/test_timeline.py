@@ -73,7 +73,8 @@ def _turn(events: list[Event]) -> dict[str, Any]:
 
 def _call(call: dict[str, Any], events: list[Event]) -> dict[str, Any]:
     about = [e for e in events if e["data"].get("tool_call_id") == call["tool_call_id"]]
-    shown = {**call, "result": None}
+    shown = {name: call[name] for name in ("tool_call_id", "name", "arguments")}
+    shown["result"] = None
     for event in about:
         data = {k: v for k, v in event["data"].items() if k not in ("tool_call_id", "name")}
         if event["type"] == "tool.result":

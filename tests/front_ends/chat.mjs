@@ -1,8 +1,9 @@
 // A chat of the AI SDK without React: the package's own AbstractChat and transports.
 //
-// node chat.mjs <node_modules> '{"ai": "ai7", "url", "token", "chat", "transport"?, "version"?, "body"?, "automatic"?, "steers"?, "direct"?, "patience"?, "delay"?, "tools"?}'
+// node chat.mjs <node_modules> '{"ai": "ai7", "url", "token", "chat", "transport"?, "version"?, "body"?, "automatic"?, "steers"?, "direct"?, "patience"?, "delay"?, "tools"?, "eager"?, "eagerDelay"?}'
 //
-// With `tools`, their outputs or errors by name, calls are executed as the guide says.
+// With `tools`, their outputs or errors by name, calls are executed as the guide says; with `eager`, outputs by name, as assistant-ui does it,
+// after `eagerDelay` milliseconds.
 // With `direct`, messages are loaded from there; messages are on their way for `delay` milliseconds. One that `steers` resumes as the guide says.
 // Each line of the standard input is a command, {"do": …}; each line of the output says how the chat is after it:
 // {messages, status, error, finished, posts, executions}.
@@ -64,7 +65,7 @@ class State {
   messages = [];
   pushMessage = (message) => void this.messages.push(message);
   popMessage = () => void this.messages.pop();
-  replaceMessage = (index, message) => void (this.messages[index] = message);
+  replaceMessage = (index, message) => executeShown((this.messages[index] = message));
   snapshot = (thing) => structuredClone(thing);
 }
 
@@ -100,6 +101,17 @@ const chat = new Chat({
   onData: (part) => void data.push(part.type),
   onFinish: ({ message, ...how }) => void finished.push({ id: message.id, ...how, messages: undefined }),
 });
+
+// Executes calls once they have their inputs, whosever they are.
+const executed = new Set();
+function executeShown({ parts }) {
+  for (const { type, state, toolCallId } of parts) {
+    const output = given.eager?.[type.replace("tool-", "")];
+    if (!output || state !== "input-available" || executed.has(toolCallId)) continue;
+    executed.add(toolCallId);
+    setTimeout(() => void chat.addToolOutput({ toolCallId, output }), given.eagerDelay);
+  }
+}
 
 // The guide's effect: executed when the page is there, and after each rendering with another status.
 const resumeAnswer = given.steers ? answerResumer() : () => {};

@@ -15,15 +15,17 @@ from arkloop.shared.events import types
 from arkloop.shared.events.plain import clean
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import limits_reached
+from arkloop.shared.runs.states import ResultSource
 from arkloop.worker.agent import landing, structured_output, tool_loops
 from arkloop.worker.agent.agent import Agent
+from arkloop.worker.agent.awaited_results import result_source
 from arkloop.worker.agent.conversation import Turn, steered_by
 from arkloop.worker.agent.model_call import Reply, bounded, call_model
 from arkloop.worker.agent.request_builder import RequestBuilder
 from arkloop.worker.agent.structured_output import Output
 from arkloop.worker.agent.tool_calls import call_tools, cut_off_calls
 from arkloop.worker.contract.context import RunContext
-from arkloop.worker.contract.messages import ModelRequest
+from arkloop.worker.contract.messages import ModelRequest, ToolCall
 from arkloop.worker.contract.outcomes import (
     DeadlineExceeded,
     LimitExceeded,
@@ -169,13 +171,19 @@ def _step(
             )
         completed = replace(completed, output_errors=output.errors)
     # All or nothing: a turn without its calls would be taken for the last word.
-    requested = [types.ToolCallRequested(c.id, c.name, c.arguments) for c in tool_calls]
+    requested = [_requested(agent, call) for call in tool_calls]
     seq = context.emit(completed, *requested, reply.cost)
     context.admission.settle()
     turn = Turn(message_id, content, list(tool_calls), state=state, seq=seq)
     turn.output_errors = completed.output_errors or ()
     turns.append(turn)
     return None
+
+
+def _requested(agent: Agent, call: ToolCall) -> types.ToolCallRequested:
+    is_of_client = result_source(agent, call) is ResultSource.CLIENT
+    result_from = "client" if is_of_client else None
+    return types.ToolCallRequested(call.id, call.name, call.arguments, result_from)
 
 
 def _with_output_as_text(agent: Agent, context: RunContext, reply: Reply) -> Reply:

@@ -2225,6 +2225,7 @@ class ToolCallRequestedData(TypedDict):
     tool_call_id: NotRequired[str]
     name: str
     arguments: Any
+    result_from: NotRequired[str]
 
 
 class ToolCallRequestedEvent(TypedDict):

@@ -5296,6 +5296,7 @@ export interface components {
             tool_call_id?: string;
             name: string;
             arguments: unknown;
+            result_from?: string;
         };
         /** @description A report of a call in progress; `total` is what `progress` will have reached at the end. */
         ToolProgressData: {

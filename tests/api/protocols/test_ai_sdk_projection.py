@@ -306,6 +306,36 @@ def test_clients_without_resets_learn_that_text_before_a_question_is_void(versio
     assert 1 == types.count("data-arkloop-reset")
 
 
+def test_a_call_of_a_client_tool_gets_its_input_where_the_run_waits_for_it() -> None:
+    """A page that had executed it before would lose the output: it is sent the input only once."""
+    chunks = chunks_of(project_all(events_of_client_tool(), AiSdkProjection(RUN_ID)))
+
+    shown = [
+        (chunk["type"].removeprefix("tool-"), id_of(chunk))
+        for chunk in chunks
+        if "toolCallId" in chunk
+    ]
+    assert [
+        ("input-available", "call_1_1"),
+        ("input-start", "call_1_2"),
+        ("input-available", "call_1_3"),
+        ("input-start", "call_1_4"),
+        ("output-available", "call_1_1"),
+        ("input-available", "call_1_2"),
+        ("input-available", "call_1_4"),
+    ] == shown
+
+
+@pytest.mark.parametrize("length", [9, 15])
+def test_a_call_of_a_client_tool_has_its_input_after_a_reload(length: int) -> None:
+    """The run may have ended before it has waited for the result."""
+    events = events_of("client_tools")[:length]
+    of_client = events_of_client_tool()[:length]
+    last = ended(length + 1, "cancelled")
+
+    assert parts_of([*events, last]) == parts_of([*of_client, last])
+
+
 def parts_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the parts of the message that a page loads after these events."""
     stored = [StoredEvent(event["seq"], event["type"], json.dumps(event)) for event in events]
@@ -326,6 +356,15 @@ def events_waiting_for(of_http: tuple[str, ...]) -> list[dict[str, Any]]:
     for call in (call for event in events for call in event["data"].get("calls") or ()):
         if call["tool_call_id"] in of_http:
             call["result_from"] = "http"
+    return events
+
+
+def events_of_client_tool() -> list[dict[str, Any]]:
+    """Return a recorded run whose calls say whose they are."""
+    events = events_of("client_tools")
+    for event in events:
+        if event["type"] == "tool.call" and event["data"]["name"] == "locate":
+            event["data"]["result_from"] = "client"
     return events
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from arkloop.shared import times
 from arkloop.shared.errors import LeaseLost
-from arkloop.shared.events.types import ToolResult
+from arkloop.shared.events.types import ToolCallRequested, ToolResult
 from arkloop.shared.runs.states import ResultSource
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.agent.permitted_calls import UNKNOWN_OUTCOME
@@ -171,6 +171,8 @@ def test_a_turn_waits_for_a_client_when_its_other_calls_are_done() -> None:
     assert ["call_1_2"] == [call.tool_call_id for call in wait.value.calls]
     assert ["call_1_1"] == [id_ for id_, _, _ in results(context)]
     assert {"call_1_1", "call_1_3", "call_1_4"} == {r.tool_call_id for r in context.done}
+    requested = [event for event in context.events if isinstance(event, ToolCallRequested)]
+    assert [None, "client", None, None] == [event.result_from for event in requested]
 
 
 def test_a_lost_attempt_waits_again_and_makes_no_call_again() -> None:
