@@ -34,10 +34,15 @@ REPLY = {"action": "accept", "content": {"n": "3"}}
 class Tokens:
     """The tokens of a server that asks for a form in each call, in the order of their issue.
 
-    A refresh token is for one use, and for none where `may_refresh` returns False.
+    A refresh token is for one use, and for none where `may_refresh` returns False; without
+    `has_refresh_tokens` there are none. Without `has_expiry` the server does not say when a token
+    expires. With `fails_to_list` it responds with an error to requests for the list of tools.
     """
 
     may_refresh: Callable[[], bool]
+    has_refresh_tokens: bool = True
+    has_expiry: bool = True
+    fails_to_list: bool = False
     issued: list[str] = field(default_factory=list)
     #: What the server has received.
     methods: list[str | None] = field(default_factory=list)
@@ -54,6 +59,9 @@ class Tokens:
         if (handler.headers["Authorization"] or "").removeprefix("Bearer ") in self.issued:
             if self.methods[-1] == "tools/list":
                 self.on_list()
+                if self.fails_to_list:
+                    handler.send(500, b"")
+                    return
             handler.respond(handler.message)
         else:
             handler.send(401, b"")
@@ -63,8 +71,12 @@ class Tokens:
             handler.send(400, b'{"error": "invalid_grant"}')
             return
         self.issued.append(token := secrets.token_hex(8))
-        tokens = {"access_token": token, "refresh_token": token, "token_type": "Bearer"}
-        handler.send_json({**tokens, "expires_in": 3600})
+        tokens: dict[str, Any] = {"access_token": token, "token_type": "Bearer"}
+        if self.has_expiry:
+            tokens["expires_in"] = 3600
+        if self.has_refresh_tokens:
+            tokens["refresh_token"] = token
+        handler.send_json(tokens)
 
 
 @dataclass(frozen=True)
@@ -141,18 +153,27 @@ def vault(system: System, may_refresh: Callable[[], bool]) -> Iterator[Vault]:
         yield Vault(system, owner, made["id"], tokens)
 
 
-@pytest.mark.parametrize("is_authorized", [True, False])
-def test_a_call_stays_held_until_its_page_was_visited(system: System, is_authorized: bool) -> None:
+@pytest.mark.parametrize(
+    ("is_authorized", "has_refresh_tokens", "has_expiry"),
+    [(True, True, True), (False, True, True), (True, False, True), (True, False, False)],
+)
+def test_a_call_stays_held_until_its_page_was_visited(
+    system: System, is_authorized: bool, has_refresh_tokens: bool, has_expiry: bool
+) -> None:
     """The run goes back to the worker that has the call, and the page expires as the form does. A
     page that is refused ends the call at the server, and the run continues.
     """
     with vault(system, lambda: False) as there:
+        there.tokens.has_refresh_tokens = has_refresh_tokens
+        there.tokens.has_expiry = has_expiry
         run_id = there.run()
         page = there.asked(run_id, "authorization")
         assert "is_held" not in page
         visit(there.owner, page["url"], code="c")
         assert there.asked(run_id, "form")["is_held"]
-        there.expire()
+        if has_expiry:
+            there.expire()
+        there.tokens.issued.clear()
         there.owner.answer(run_id, json.dumps(REPLY))
 
         page = there.asked(run_id, "authorization")
@@ -169,6 +190,21 @@ def test_a_call_stays_held_until_its_page_was_visited(system: System, is_authori
         else:
             assert "The user has not authorized access" in read["output"]
             eventually(lambda: "notifications/cancelled" in there.tokens.methods)
+
+
+def test_a_reply_is_sent_though_the_tools_cannot_be_listed(system: System) -> None:
+    """Another error than a refused token says nothing of the access."""
+    with vault(system, lambda: False) as there:
+        there.tokens.has_expiry = False
+        run_id = there.run()
+        visit(there.owner, there.asked(run_id, "authorization")["url"], code="c")
+        assert there.asked(run_id, "form")["is_held"]
+        there.tokens.fails_to_list = True
+        there.owner.answer(run_id, json.dumps(REPLY))
+
+        there.owner.until(run_id, "status", "completed")
+        [read] = data_of(there.owner.events(run_id), "tool.result")
+        assert REPLY == json.loads(read["output"])
 
 
 def test_a_token_that_is_refreshed_outlasts_its_worker(system: System) -> None:

@@ -63,8 +63,12 @@ def with_access(
     owner: str,
     run_id: UUID | None,
     request: Callable[[Server, OwnersAccess | None], T],
+    *,
+    is_reply: bool = False,
 ) -> T:
     """Make a request with the owner's access, if the server requires any.
+
+    One that `is_reply`, to what the server has asked in a call, cannot itself lead to a page.
 
     Raises:
         AuthorizationRequired: the page that is to be visited is stored, and is its `made["url"]`.
@@ -79,6 +83,8 @@ def with_access(
     while True:
         try:
             _refresh_expired(turns, client, access, began)
+            if is_reply and access.grant is not None and grants.may_have_expired(access.grant):
+                _list_tools(client, server, access)
             return request(server, access)
         except AuthorizationRequired as required:
             before, made = access.grant, required.made
@@ -98,6 +104,21 @@ def with_access(
         if url is not None:
             raise AuthorizationRequired({"url": url})
         # Two runs that opened one session together got the same request: this one makes another.
+
+
+def _list_tools(client: McpClient, server: Server, access: OwnersAccess) -> None:
+    """List the tools to learn whether the server still accepts the token.
+
+    Raises:
+        AuthorizationRequired: it does not.
+        Cancelled
+    """
+    try:
+        client.tools(server, access=access)
+    except (AuthorizationRequired, Cancelled):
+        raise
+    except McpFailed:
+        pass  # this says nothing of the token: the reply is sent
 
 
 def _was_asked(

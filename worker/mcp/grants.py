@@ -16,6 +16,11 @@ def has_expired(grant: Mapping[str, Any]) -> bool:
     return expires_at is not None and expires_at < time.time()
 
 
+def may_have_expired(grant: Mapping[str, Any]) -> bool:
+    """Return whether the access token has expired, or the server has not said when it does."""
+    return grant.get("expires_at") is None or has_expired(grant)
+
+
 def is_refreshable(grant: Mapping[str, Any]) -> bool:
     """Return whether there is a token to refresh the access token with."""
     return bool(grant["tokens"].get("refresh_token"))

@@ -205,7 +205,9 @@ def _caller(
                 return made(server, None)
             run_id = UUID(info.run_id)
             owner = _owner(connections, info.end_user_id, run_id)
-            return access.with_access(connections, client, server, owner, run_id, made)
+            return access.with_access(
+                connections, client, server, owner, run_id, made, is_reply=is_held
+            )
         except AuthorizationRequired as required:
             raise access.ask(server, required.made["url"], replies) from None
         except ChangedTools as changed:
