@@ -16,7 +16,6 @@ from mcp.client.auth import OAuthClientProvider
 
 from arkloop.shared.security import egress
 from arkloop.shared.security.checked_http import CheckedBackend, ssl_context
-from arkloop.worker.contract.input_requests import HELD_SECONDS
 from arkloop.worker.mcp import TRACEPARENT, failed_requests
 from arkloop.worker.mcp.bounded_messages import (
     EVENT_ENCODING,
@@ -25,12 +24,13 @@ from arkloop.worker.mcp.bounded_messages import (
     STREAM_OF,
     TooLarge,
 )
+from arkloop.worker.mcp.open_calls import MAX_OPEN_SECONDS
 from arkloop.worker.mcp.stream_pauses import StreamPauses
 
 CONNECT_SECONDS = 5.0
 #: A silent stream of events is cut after this; calls have deadlines of their own, and those that
-#: wait for a person are silent for `HELD_SECONDS`.
-IDLE_SECONDS = HELD_SECONDS + 300.0
+#: wait for people, who fill in a form and then visit a page, are silent for `MAX_OPEN_SECONDS`.
+IDLE_SECONDS = MAX_OPEN_SECONDS + 300.0
 #: Of a stream that many messages go through: an answer, and the notifications before it.
 MAX_STREAM_BYTES = 64 * 1024 * 1024
 #: httpx counts the requests of an authorization as redirects. So real ones are followed, too, where

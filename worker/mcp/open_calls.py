@@ -16,7 +16,7 @@ import mcp_types as types
 from arkloop.worker.mcp import McpFailed, elicitations
 from arkloop.worker.mcp.progress import CallProgress
 
-#: For which a call stays in progress after it has asked a person; its run gives up long before.
+#: For which a call stays in progress after it has asked a person; its run gives up before that.
 MAX_OPEN_SECONDS = 1800.0
 #: Calls of a session that wait for people; over HTTP each keeps a connection.
 MAX_ASKING = 16

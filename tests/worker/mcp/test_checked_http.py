@@ -16,11 +16,13 @@ import pytest
 import trustme
 
 from arkloop.shared.security.egress import Policy
+from arkloop.worker.contract.input_requests import HELD_SECONDS
 from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.contract.stop_signal import StopSignal
 from arkloop.worker.mcp import McpFailed
 from arkloop.worker.mcp.checked_http import CheckedClient
-from arkloop.worker.mcp.client import McpClient
+from arkloop.worker.mcp.client import CALL_SECONDS, McpClient
+from arkloop.worker.mcp.open_calls import MAX_OPEN_SECONDS
 from tests.waiting import eventually
 from tests.worker.mcp.lying_mcp_server import Lying, lying
 from tests.worker.mcp.sdk_server import META, ORG, Sdk, lie_of, server_at
@@ -34,6 +36,14 @@ def test_a_tool_is_called_over_http(call: Callable[..., str]) -> None:
     assert "Bearer of-this-server" == call("header", name="Authorization")
     assert "identity" == call("header", name="Accept-Encoding")
     assert META["traceparent"] == call("header", name="traceparent")
+
+
+def test_a_call_may_be_silent_while_its_form_and_then_its_page_wait() -> None:
+    """Each has its own time, and the server has that of a call once it has the reply."""
+    silent_for = CheckedClient({}, Policy()).timeout.read or 0
+
+    assert 2 * HELD_SECONDS <= MAX_OPEN_SECONDS
+    assert MAX_OPEN_SECONDS + CALL_SECONDS < silent_for
 
 
 def test_a_call_is_cancelled_over_http(call: Callable[..., str], sdk: Sdk) -> None:
