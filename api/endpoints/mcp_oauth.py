@@ -23,6 +23,7 @@ bp = Blueprint("mcp_oauth", __name__)
 
 _MAX_CHARACTERS = 4_096
 _HTML = "text/html; charset=utf-8"
+_TOO_LATE = "This came too late, and no access was granted. You will be asked again when necessary."
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -54,14 +55,16 @@ def take_mcp_authorization() -> Response:
     if request.method == "HEAD":  # the reply is for one use, and its page comes with GET
         return Response(content_type=_HTML)
     code = given.get("code")
+    text = "Access was denied." if code is None else "Access was granted."
     with connections().transaction() as tx:
         asked, url = mcp_access.answer(tx, given["state"], code, given.get("iss"))
         if asked.run_id is not None:
-            commands.answer_visit(tx, asked.run_id, url, is_accepted=code is not None)
+            is_taken = commands.answer_visit(tx, asked.run_id, url, is_accepted=code is not None)
+            if code is not None and not is_taken:
+                text = _TOO_LATE
         elif code is not None:
             mcp_configs.discover(tx, asked.config_id)
-    done = "denied" if code is None else "granted"
-    text = f"Access was {done}. You can close this window."
+    text = f"{text} You can close this window."
     return Response(_PAGE.format(text=text), content_type=_HTML)
 
 

@@ -150,13 +150,19 @@ def answer(
     return None if reply is None else AnsweredApproval(run["pending_input"], reply)
 
 
-def answer_visit(tx: Transaction, run_id: UUID, url: str, *, is_accepted: bool) -> None:
-    """Queue the run again if it waits for somebody to visit this page, which has happened."""
-    run = _waiting(tx.sql, run_id)
-    if run is None or run["pending_input"].get("url") != url:
-        return
-    reply = form_replies.ACCEPTED if is_accepted else form_replies.DECLINED
-    _requeue_with_input(tx, [run], reply, None)
+def answer_visit(tx: Transaction, run_id: UUID, url: str, *, is_accepted: bool) -> bool:
+    """Queue the run again if it waits for somebody to visit this page, which has happened.
+
+    Return False if the run has ended, so that the visit is of no use.
+    """
+    query = select(*runs.c).where(runs.c.id == run_id).with_for_update(key_share=True)
+    run = tx.sql.execute(query).mappings().one_or_none()
+    if run is None or RunState(run["state"]).is_terminal:
+        return False
+    if run["state"] == RunState.WAITING and run["pending_input"].get("url") == url:
+        reply = form_replies.ACCEPTED if is_accepted else form_replies.DECLINED
+        _requeue_with_input(tx, [run], reply, None)
+    return True
 
 
 def answer_visits(tx: Transaction, pages: Iterable[HashedPage]) -> None:
@@ -282,13 +288,6 @@ def _requeue_with_input(
 
 
 # ---- pieces --------------------------------------------------------------------------
-
-
-def _waiting(sql: Connection, run_id: UUID) -> RowMapping | None:
-    """Return the run, locked, if it waits for input."""
-    query = select(*runs.c).where(runs.c.id == run_id).with_for_update(key_share=True)
-    run = sql.execute(query).mappings().one_or_none()
-    return None if run is None or run["state"] != RunState.WAITING else run
 
 
 def _find(

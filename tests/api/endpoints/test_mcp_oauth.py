@@ -56,13 +56,9 @@ def waiting(
         url = f"https://login.example.com/?state={state}"
         expires_at = datetime.now(UTC) + timedelta(hours=1)
         pending = {"request_id": state, "kind": "authorization", "prompt": "Authorize.", "url": url}
-        run_id = make_run(
-            alice,
-            alice.thread(end_user_id=end_user),
-            RunState.WAITING,
-            pending_input={**pending, "expires_at": rfc3339(expires_at)},
-            input_expires_at=expires_at,
-        )
+        pending |= {"expires_at": rfc3339(expires_at)}
+        ends = {"pending_input": pending, "input_expires_at": expires_at}
+        run_id = make_run(alice, alice.thread(end_user_id=end_user), RunState.WAITING, **ends)
         owner, request = f"end_user:{end_user}", {"url": url, "state": state}
         with connections.transaction() as tx:
             mcp_access.request(tx, alice.org_id, config_id, owner, run_id, request)
@@ -215,6 +211,17 @@ def test_the_callback_takes_a_reply_once(
     with connections.transaction() as tx:
         taken = mcp_access.take_answered(tx, *of_run)
         assert ("c", None) == (taken and taken["code"], mcp_access.take_answered(tx, *of_run))
+
+
+def test_a_visit_after_the_end_of_its_run_grants_nothing(
+    alice: User, waiting: Callable[[UUID, str], UUID]
+) -> None:
+    """The person learns that they will be asked again."""
+    run = f"/v1/runs/{waiting(UUID(made(alice, {})['id']), 'a')}"
+    query = (alice.get(run).json or {})["pending_input"]["url"].partition("?")[2]
+    alice.post(f"{run}:cancel")
+
+    assert "no access was granted" in alice.client.get(f"{CALLBACK}?{query}&code=c").text
 
 
 def test_a_reply_to_a_suspended_org_is_not_taken(
