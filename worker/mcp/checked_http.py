@@ -29,7 +29,7 @@ from arkloop.worker.mcp.stream_pauses import StreamPauses
 
 CONNECT_SECONDS = 5.0
 #: A silent stream of events is cut after this; calls have deadlines of their own, and those that
-#: wait for people, who fill in a form and then visit a page, are silent for `MAX_OPEN_SECONDS`.
+#: wait for people, behind other questions of their turn, are silent for `MAX_OPEN_SECONDS`.
 IDLE_SECONDS = MAX_OPEN_SECONDS + 300.0
 #: Of a stream that many messages go through: an answer, and the notifications before it.
 MAX_STREAM_BYTES = 64 * 1024 * 1024

@@ -16,13 +16,17 @@ import mcp_types as types
 from arkloop.worker.mcp import McpFailed, elicitations
 from arkloop.worker.mcp.progress import CallProgress
 
-#: For which a call stays in progress after it has asked a person; its run gives up before that.
-MAX_OPEN_SECONDS = 1800.0
 #: Calls of a session that wait for people; over HTTP each keeps a connection.
 MAX_ASKING = 16
+#: Seconds that a call stays in progress after its question. A run asks the questions of a turn one
+#: after another: five have ten minutes each, or four and a page for access.
+MAX_OPEN_SECONDS = 3600.0
 LOST = (
     "The server had asked a person during this call, but the connection of the call is lost: it"
     " ends with the worker process or the server. The call may have taken effect."
+)
+WAITED_TOO_LONG = (
+    "The call had waited for people for too long and was cancelled. It may have taken effect."
 )
 
 #: Sends fields of a response to the worker.
@@ -84,13 +88,15 @@ class OpenCall:
                 if not question.reply.done():
                     self._shown = question
                     loop = asyncio.get_running_loop()
-                    self._given_up = loop.call_later(MAX_OPEN_SECONDS, self.cancel)
+                    self._given_up = loop.call_later(MAX_OPEN_SECONDS, self._work.cancel)
                     await self.hold()
                     asked = {"asked": [question.asked], "state": None, "held": self.token}
                     return {"required": asked}
         except asyncio.CancelledError:
             self.cancel()
             raise
+        if self._work.cancelled():
+            return {"failed": WAITED_TOO_LONG, "kind": "failed"}
         return self._work.result()
 
     async def _next_question(self, work: asyncio.Task[dict[str, Any]]) -> _Question | None:
@@ -123,7 +129,7 @@ class OpenCall:
             self._work.cancel()
 
     def _send_cancelled(self, work: asyncio.Task[dict[str, Any]]) -> None:
-        if self._is_cancelled or work.cancelled():  # it may have had its result
+        if self._is_cancelled:  # it may have had its result
             self.send({"failed": "The call was cancelled.", "kind": "cancelled"})
 
     async def ask(self, params: types.ElicitRequestParams) -> types.ElicitResult | types.ErrorData:

@@ -5,7 +5,7 @@ import json
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from arkloop.shared.ids import new_id
 from arkloop.worker.contract.input_requests import InputRequired, Replies
 from arkloop.worker.contract.outcomes import CancelRequested
 from arkloop.worker.contract.stop_signal import StopSignal
-from arkloop.worker.mcp import MAY_BE_DONE, McpFailed, failed_requests
+from arkloop.worker.mcp import MAY_BE_DONE, McpFailed, failed_requests, open_calls
 from arkloop.worker.mcp.client import McpClient
 from arkloop.worker.mcp.open_calls import OpenCall
 from arkloop.worker.mcp.sessions import REPLY_LOST
@@ -193,11 +193,40 @@ def test_a_reply_to_a_withdrawn_question_is_dropped(http_client: McpClient) -> N
         assert {"n": "of the second"} == json.loads(reply(second, "of the second"))
 
 
+def question(text: str) -> types.ElicitRequestFormParams:
+    return types.ElicitRequestFormParams(message=text, requested_schema={"type": "object"})
+
+
+@pytest.mark.parametrize("ending_seconds", [0, 0.1])
+def test_a_reply_to_a_call_that_waited_for_too_long_finds_it_cancelled(
+    monkeypatch: pytest.MonkeyPatch, ending_seconds: float
+) -> None:
+    """The model reads this reason, also where the call is still ending; no connection was lost."""
+    monkeypatch.setattr(open_calls, "MAX_OPEN_SECONDS", 0.01)
+    sent: list[Mapping[str, Any]] = []
+
+    async def work(call: OpenCall) -> dict[str, Any]:
+        try:
+            await call.ask(question("first"))
+        finally:
+            await asyncio.sleep(ending_seconds)
+        return {}
+
+    async def outcome() -> dict[str, Any]:
+        call = OpenCall(20, 20, lambda fields: None)
+        call.begin(work(call))
+        assert "required" in await call.outcome()
+        await asyncio.sleep(0.05)
+        call.continue_with({"action": "accept"}, sent.append)
+        return await call.outcome()
+
+    why = "The call had waited for people for too long and was cancelled. It may have taken effect."
+    assert {"failed": why, "kind": "failed"} == asyncio.run(outcome())
+    assert [] == sent
+
+
 def test_a_question_withdrawn_before_it_was_shown_is_not_asked() -> None:
     """The next question of the call is asked in its place."""
-
-    def question(text: str) -> types.ElicitRequestFormParams:
-        return types.ElicitRequestFormParams(message=text, requested_schema={"type": "object"})
 
     async def outcome() -> dict[str, Any]:
         call = OpenCall(20, 20, lambda fields: None)
