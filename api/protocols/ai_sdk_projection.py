@@ -265,6 +265,8 @@ class AiSdkProjection:
             return
         if not ends_response(data, self.dialect):
             request = {"run_id": str(self.run_id), **call_ids.with_ids(data, self._id)}
+            if (call := self._withheld.get(request.get("tool_call_id", ""))) is not None:
+                request["arguments"] = call["arguments"]  # not its input: a page may execute that
             yield {"type": "data-arkloop-input", "id": data["request_id"], "data": request}
             return
         # A custom agent may ask in mid-turn. It begins that turn anew once there is an answer, but

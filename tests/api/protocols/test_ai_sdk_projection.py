@@ -7,7 +7,7 @@ import pytest
 
 from arkloop.api.protocols import call_ids
 from arkloop.api.protocols.ai_sdk_answers import Waits
-from arkloop.api.protocols.ai_sdk_dialects import DEFAULT, Dialect
+from arkloop.api.protocols.ai_sdk_dialects import DEFAULT, NEWEST, Dialect
 from arkloop.api.protocols.ai_sdk_messages import assistant_message
 from arkloop.api.protocols.ai_sdk_outputs import text_of, value_of
 from arkloop.api.protocols.ai_sdk_projection import DONE, AiSdkProjection
@@ -324,6 +324,20 @@ def test_a_call_of_a_client_tool_gets_its_input_where_the_run_waits_for_it() -> 
         ("input-available", "call_1_2"),
         ("input-available", "call_1_4"),
     ] == shown
+
+
+@pytest.mark.parametrize("dialect", [dialect_of("5.0.0"), NEWEST._replace(org_approvals=False)])
+def test_a_call_of_a_client_tool_is_approved_by_its_arguments(dialect: Dialect) -> None:
+    """A page that executes calls as soon as it has their inputs gets none before the approval."""
+    events, projection = events_of("approvals")[:6], AiSdkProjection(RUN_ID, dialect)
+    events[2]["data"]["result_from"], events[5]["data"]["approved_by"] = "client", "org"
+    *before, asked = [chunk for event in events for chunk in projection.chunks(event)]
+
+    assert ["call_1_2"] == ids_of(before, "tool-input-available")
+    assert ("data-arkloop-input", {"expression": "6*7"}) == (
+        asked["type"],
+        asked["data"].get("arguments"),
+    )
 
 
 @pytest.mark.parametrize("length", [9, 15])
