@@ -228,6 +228,8 @@ class AiSdkProjection:
         if data.get("result_from") == "client" or data["name"] == _ASK_USER:
             # A page that executes it now loses the output once its wait sends the input again.
             self._withheld[call_id] = data
+            if call_id in self._inputs:  # one chunk for each call, as clients resume by their count
+                yield {"type": "tool-input-delta", "toolCallId": call_id, "inputTextDelta": ""}
             yield from self._begin_input(data)
         else:
             yield _input(call_id, data["name"], data["arguments"])
@@ -361,8 +363,7 @@ class AiSdkProjection:
         yield from self._end_step()
         about = {"status": status, "usage": data["usage"], "cost_usd": data["cost_usd"]}
         if status == "completed":
-            if data.get("output") is not None:
-                output = data["output"]
+            if (output := data.get("output")) is not None:
                 yield {"type": "data-arkloop-output", "id": "output", "data": output}
             about["stop_reason"] = data["stop_reason"]
             yield self._finish(_FINISH_REASONS.get(data["stop_reason"], "other"), about)
@@ -388,10 +389,9 @@ class AiSdkProjection:
         yield from self._end_inputs(why)
 
     def _finish(self, reason: str, about: Mapping[str, Any]) -> Chunk:
-        finish: Chunk = {"type": "finish"}
-        if self.dialect.finish_reasons:
-            finish["finishReason"] = reason
-        return {**finish, "messageMetadata": {"arkloop": {"run_id": str(self.run_id), **about}}}
+        known = {"finishReason": reason} if self.dialect.finish_reasons else {}
+        shown = {"arkloop": {"run_id": str(self.run_id), **about}}
+        return {"type": "finish", **known, "messageMetadata": shown}
 
 
 def _input(call_id: str, name: str, arguments: Any, *, by_client: bool = False) -> Chunk:

@@ -10,11 +10,14 @@ from werkzeug.test import TestResponse
 
 from arkloop.shared.claim import Claim
 from arkloop.shared.events.types import (
+    MessageCompleted,
     MessageDelta,
     MessageReset,
     RunInputReceived,
+    ToolCallDelta,
     ToolCallRequested,
 )
+from arkloop.shared.events.usage import Usage
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import claims
 from arkloop.shared.runs.states import ResultSource
@@ -127,6 +130,29 @@ def test_a_response_that_passes_waits_is_resumed_as_it_was(alice: User, runs: St
     assert chunks[6:] == chunks_of(alice.get(f"{whole}?startIndex=6"))
     # By the run's id, a response ends at the first wait.
     assert "" == text_of(chunks_of(alice.get(f"/v1/ui/chat/{asked.run_id}/stream")))
+
+
+def test_a_call_with_streamed_arguments_is_one_chunk(alice: User, runs: StoredRuns) -> None:
+    """A page cut off at the older release resumes before the chunk that hands it the call."""
+    chat = ui_chats.new_id()
+    claim = begin(alice, runs, chat)
+    call: dict[str, Any] = {"tool_call_id": "c", "name": "locate", "arguments": {}}
+    runs.write(
+        claim,
+        ToolCallDelta("c", "locate", "{}"),
+        MessageCompleted(str(new_id()), "", Usage()),
+        ToolCallRequested(**call, result_from="client"),
+        ToolCallRequested("s", "calculator", {"expression": "6*7"}),
+    )
+    at_end = replace(claim, last_seq=runs.last_seq(claim.run_id))
+    assert runs.park(at_end, new_id(), kind="tool_results", calls=[call])
+
+    [handed, *_] = chunks_of(alice.get(f"/v1/ui/chat/{claim.run_id}/stream?startIndex=6"))
+    assert ("tool-input-available", f"{claim.run_id.hex}.c", False) == (
+        handed["type"],
+        handed.get("toolCallId"),
+        handed.get("providerExecuted"),
+    )
 
 
 def output(run_id: UUID, *outputs: tuple[str, str | None]) -> dict[str, Any]:
