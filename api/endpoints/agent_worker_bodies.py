@@ -73,7 +73,7 @@ class _Call(Schema):
     type = fields.String(required=True)
     tool_call_id = fields.String(required=True, validate=_CALL_ID)
     name = fields.String(required=True, validate=_TOOL_NAME)
-    arguments = fields.Raw(required=True)
+    arguments = fields.Raw(required=True, allow_none=True)
 
 
 class _Result(Schema):

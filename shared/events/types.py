@@ -97,7 +97,7 @@ class MessageCompleted:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallRequested:
-    """The model asks for a tool; `arguments` is an object, or the text that was not one."""
+    """A tool call; `arguments` is an object or text that was not one; a custom agent's any JSON."""
 
     type: ClassVar[str] = "tool.call"
     tool_call_id: str

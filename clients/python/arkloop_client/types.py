@@ -2220,7 +2220,7 @@ class ToolCallDeltaEvent(TypedDict):
 
 
 class ToolCallRequestedData(TypedDict):
-    "The model asks for a tool; `arguments` is an object, or the text that was not one."
+    "A tool call; `arguments` is an object or text that was not one; a custom agent's any JSON."
 
     tool_call_id: NotRequired[str]
     name: str

@@ -5291,7 +5291,7 @@ export interface components {
             provider_state?: components["schemas"]["ProviderState"];
             output_errors?: string[];
         };
-        /** @description The model asks for a tool; `arguments` is an object, or the text that was not one. */
+        /** @description A tool call; `arguments` is an object or text that was not one; a custom agent's any JSON. */
         ToolCallRequestedData: {
             tool_call_id?: string;
             name: string;

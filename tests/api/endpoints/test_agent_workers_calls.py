@@ -50,6 +50,26 @@ def test_a_call_is_approved_before_it_begins(
     assert ["a"] == mine.take()["begun"]
 
 
+def test_the_arguments_of_a_call_may_be_null(
+    alice: User, worker: MakeWorker, start: Callable[..., str]
+) -> None:
+    """Null, which the model wrote, is recorded and shown to people and the next claim as it is."""
+    run_id, mine = start(), worker()
+    mine.take()
+    made, guarded = ({**call(id_), "arguments": None} for id_ in ("a", "b"))
+
+    appended = mine.write("append", turn(), made, result("a", "No object."), guarded)
+
+    assert 200 == appended.status_code, appended.text
+    assert 200 == mine.write("ask", approval_of="b").status_code
+    pending = alice.get(f"/v1/runs/{run_id}").json["pending_input"]
+    assert ("look_up", None) == (pending["tool_name"], pending["arguments"])
+    alice.post(f"/v1/runs/{run_id}/input", json={"content": "yes"})
+    taken = mine.take()
+    assert [None, None] == [one["arguments"] for one in taken["messages"][1]["tool_calls"]]
+    assert [{"tool_call_id": "b", "arguments": None, "answer": "yes"}] == taken["approvals"]
+
+
 def test_an_approval_that_is_reserved_for_the_org_says_so(
     alice: User, worker: MakeWorker, start: Callable[..., str]
 ) -> None:
