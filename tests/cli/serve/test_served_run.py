@@ -381,3 +381,14 @@ def test_questions_and_costs_have_the_limits_of_the_service(
         run.cost(-1.0)
 
     assert [] == sent
+
+
+def test_the_cost_of_a_model_without_a_name_is_that_of_the_runs_model(
+    lost: tuple[ServedRun, list[Event]],
+) -> None:
+    """An empty name is none, as in the service."""
+    run, sent = lost
+
+    run.cost(model="", input_tokens=3)
+
+    assert [(None, 3)] == [(cost["model"], cost["input_tokens"]) for cost in sent]
