@@ -1,4 +1,7 @@
-"""Integers beyond 2^53 in the console, in a real Chromium: all digits are shown and sent."""
+"""Values that JavaScript confuses with others, in the console and a real Chromium.
+
+All digits of integers beyond 2^53 are shown and sent.
+"""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +11,9 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import press, signed_in
+from tests.acceptance.test_console_timelines import DONE, SAID, STARTED, replace_events
 from tests.caller import Caller, script
+from tests.system import System
 from tests.tool_receiver import Reply, ToolReceiver
 
 pytestmark = [
@@ -95,3 +100,18 @@ def test_the_next_version_of_a_persona_has_the_same_integers(
     first, second = (user.get(f"/v1/personas/{clerk}@{n}")["client_tools"] for n in (1, 2))
     assert first == second
     assert LARGE == second[0]["parameters"]["properties"]["order"]["default"]
+
+
+def test_arguments_that_are_null_are_shown_as_null(
+    context: BrowserContext, system: System, user: Caller
+) -> None:
+    """An agent records what its model has written; an empty object would be another value."""
+    run_id = user.run({"say": "x"})
+    thread_id = user.ended(run_id)["thread_id"]
+    call = ("tool.call", {"tool_call_id": "a", "name": "pay", "arguments": None})
+    replace_events(system, user, run_id, [(1, STARTED), (2, SAID), (3, call), (4, DONE)])
+    page = signed_in(context, user, f"/threads/{thread_id}")
+
+    page.locator(".call-head").click()
+
+    expect(page.locator(".call-body pre")).to_have_text("null")

@@ -154,7 +154,7 @@ function Call({ call, asked, hasTurn, isOver }) {
       <progress value=${progress.progress} max=${progress.total ?? undefined} aria-label="Progress"></progress>
       <span class="faint">${plain(progress.message ?? "")}</span></div>`}
     ${isOpen && html`<div class="call-body">
-      <${Data} label="Arguments" value=${call.arguments_text ?? call.arguments ?? {}} />
+      <${Data} label="Arguments" value=${call.arguments_text ?? call.arguments} />
       ${result && html`<${Data} label=${result.is_error ? "Error" : "Result"} value=${typeof result.output === "string" ? parsed(result.output) : result.output} />`}
       ${result?.characters && html`<p class="faint">Truncated: the result contained ${count(result.characters)} characters; the middle is not shown.</p>`}
       ${result?.files && html`<p class="faint">${result.files.length} files</p>`}
