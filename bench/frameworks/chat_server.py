@@ -15,13 +15,14 @@ class ChatServer:
     """A server whose model calls two tools, then one, and then answers.
 
     It goes by the results in the request; it cancels a second order if the user says "A1 and B2",
-    in the same turn, or "A1, then B2". While `is_slow` is set, it stops within its answer. While
-    `counts_anew` is set, the ids of its calls are unique in a turn alone, as those of some servers.
-    While `slips` is set, the arguments of `find_order` are no JSON, and while `cuts` is set, those
-    of `cancel_order` break off where the model reaches its output limit. While `signs` is set, its
-    ids have a signature in them, as those of Gemini behind LiteLLM. While `breaks_lines` is set,
-    the order of `find_order` has a line break that is not escaped. It reports tokens if the request
-    asks for them, and while `counts_nothing` is set not even then.
+    in the same turn, or "A1, then B2", and so on for "A1, then B2, then B2". While `is_slow` is
+    set, it stops within its answer. While `counts_anew` is set, the ids of its calls are unique in
+    a turn alone, as those of some servers. While `slips` is set, the arguments of `find_order` are
+    no JSON, and while `cuts` is set, those of `cancel_order` break off where the model reaches its
+    output limit. While `signs` is set, its ids have a signature in them, as those of Gemini behind
+    LiteLLM. While `breaks_lines` is set, the order of `find_order` has a line break that is not
+    escaped. It reports tokens if the request asks for them, and while `counts_nothing` is set not
+    even then.
     """
 
     def __init__(self) -> None:
@@ -115,10 +116,11 @@ _USAGE = {
 def _cancels(body: Mapping[str, Any]) -> dict[int, list[tuple[str, str, str]]]:
     """Return the calls that cancel orders, by the number of results that come before."""
     said = json.dumps([one["content"] for one in body["messages"] if one["role"] == "user"])
-    first, second = ("call_c", "cancel_order", "A1"), ("call_d", "cancel_order", "B2")
+    first = "call_c", "cancel_order", "A1"
+    others = [(f"call_d{n or ''}", "cancel_order", "B2") for n in range(said.count(", then B2"))]
     if "A1 and B2" in said:
-        return {2: [first, second]}
-    return {2: [first], 3: [second]} if "A1, then B2" in said else {2: [first]}
+        return {2: [first, ("call_d", "cancel_order", "B2")]}
+    return {2: [first], **{results: [call] for results, call in enumerate(others, 3)}}
 
 
 def _delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:

@@ -51,7 +51,10 @@ async def openai_shop(run: AgentRun) -> None:
         config = RunConfig(tracing_disabled=True)
         with _model_calls.ModelCalls(run) as calls:
             hooks = _Recorder(run, calls)
-            result = Runner.run_streamed(agent, items, hooks=hooks, run_config=config)
+            # The persona's `max_steps` limits the turns; the SDK would fail the run after 10.
+            result = Runner.run_streamed(
+                agent, items, hooks=hooks, run_config=config, max_turns=None
+            )
             async for event in result.stream_events():
                 if event.type == "raw_response_event":
                     _stream(run, calls, event.data)

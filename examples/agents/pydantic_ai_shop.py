@@ -21,6 +21,7 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.usage import UsageLimits
 
 from arkloop.agents import AgentRun, ToolFailed
 
@@ -38,7 +39,9 @@ async def pydantic_ai_shop(run: AgentRun) -> None:
     history = [_message(message) for message in _open_calls.conversation(run)]
     ids, is_new = _call_ids.CallIds(run), False
     calls = _model_calls.ModelCalls(run)
-    async with agent.iter(message_history=history) as nodes:
+    # The persona's `max_steps` limits the turns; Pydantic AI would fail the run after 50.
+    limits = UsageLimits(request_limit=None)
+    async with agent.iter(message_history=history, usage_limits=limits) as nodes:
         with calls:
             async for node in nodes:
                 if Agent.is_model_request_node(node):

@@ -117,6 +117,21 @@ def test_each_framework_writes_the_same_events(shop: Shop, agent: str) -> None:
 
 
 @pytest.mark.parametrize("agent", AGENTS)
+def test_the_persona_alone_limits_the_turns(shop: Shop, agent: str) -> None:
+    """Frameworks have limits of their own, such as 10 turns or 50 requests."""
+    persona = {"key": f"patient_{agent}", "agent": agent, "max_steps": 64}
+    shop.user.made("/v1/personas", persona)
+    text = f"Cancel order A1{50 * ', then B2'}."
+
+    events = shop.user.events(shop.user.run(text, persona_id=persona["key"]))
+
+    assert "run.completed" == events[-1]["type"], shop.system.worker.log.read_text()
+    assert TURNS[2] == data_of(events, "message.completed")[-1]["content"]
+    assert 53 == len(data_of(events, "message.completed"))
+    assert 51 == len(shop.cancelled.read_text().splitlines())
+
+
+@pytest.mark.parametrize("agent", AGENTS)
 def test_a_call_without_a_report_is_estimated(shop: Shop, agent: str) -> None:
     """A call of a server that never reports tokens, and one that a cancelled run breaks off."""
     shop.model.counts_nothing.set()
