@@ -19,11 +19,7 @@ def output_of(returned: Any, said: str) -> tuple[str, dict[str, Any]]:
         InvalidOutput: it is no object, or a property is not JSON, such as NaN.
         ValueError: it is not JSON at all, as an object of Python.
     """
-    try:
-        text = clean(returned) if isinstance(returned, str) else output_json(returned, said)
-    except (TypeError, ValueError, RecursionError) as error:
-        message = "The agent returned no object, which its output schema requires."
-        raise ValueError(message) from error
+    text = clean(returned) if isinstance(returned, str) else output_json(returned, said)
     try:
         value = json_text.loads(text.encode(), max_values=None, takes_long_integers=True)
     except InvalidJSON as error:

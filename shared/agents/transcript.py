@@ -5,6 +5,7 @@ text before it, and calls up to the first result belong to one turn.
 """
 
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,8 @@ from arkloop.shared.events import types
 from arkloop.shared.events.plain import clean, is_too_deep
 from arkloop.shared.events.types import DELEGATE, Event, MessageCompleted, ToolResult
 from arkloop.shared.events.usage import Usage
+
+log = logging.getLogger(__name__)
 
 #: The result of a call that has not begun, where the agent goes another way.
 NOT_MADE = "Not executed: the agent continued without this call."
@@ -323,13 +326,41 @@ def output_json(returned: Any, said: str) -> str:
     reports the property that is not JSON.
 
     Raises:
-        TypeError, ValueError, RecursionError: it cannot be written as JSON.
+        ValueError: it cannot be written as JSON.
     """
-    spaced = storable_json(json.dumps(returned, ensure_ascii=False))
-    compact = storable_json(json.dumps(returned, ensure_ascii=False, separators=(",", ":")))
+    try:
+        spaced = json.dumps(returned, ensure_ascii=False, default=_refuse)
+        dense = (",", ":")
+        compact = json.dumps(returned, ensure_ascii=False, default=_refuse, separators=dense)
+    except _NotJSON as error:
+        raise _no_output(returned, f"Object of type {error} is not JSON serializable") from error
+    except MemoryError:  # of the worker: another one may have enough
+        raise
+    except Exception as error:
+        # Its text may hold secrets, as a class of the agent may have raised it: it is for the log.
+        log.exception("what the agent returned cannot be written as JSON")
+        raise _no_output(returned, type(error).__name__) from error
+    spaced, compact = storable_json(spaced), storable_json(compact)
     spellings = [spaced, compact, _escaped(spaced), _escaped(compact)]
     fitting = [text for text in spellings if len(text.encode()) <= MAX_OUTPUT_BYTES] or spellings
     return next((text for text in fitting if text.startswith(said)), fitting[0])
+
+
+class _NotJSON(Exception):
+    """A value that JSON does not have; the text is the name of its type."""
+
+
+def _refuse(value: Any) -> None:
+    raise _NotJSON(type(value).__name__)
+
+
+def _no_output(returned: Any, why: str) -> ValueError:
+    what = (
+        "an object that is not JSON"
+        if isinstance(returned, dict)
+        else f"no object, which its output schema requires, but {type(returned).__name__}"
+    )
+    return ValueError(f"The agent returned {what}: {why}.")
 
 
 def _escaped(text: str) -> str:

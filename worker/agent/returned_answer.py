@@ -63,9 +63,8 @@ def _output(
 ) -> tuple[str, dict[str, Any]]:
     try:
         text = returned if isinstance(returned, str) else output_json(returned, said)
-    except (TypeError, ValueError, RecursionError) as error:
-        message = "The agent returned no object, which its output schema requires."
-        raise RunFailure("agent.failed", message) from error
+    except ValueError as error:
+        raise RunFailure("agent.failed", str(error)) from error
     text = clean(text)
     output = OutputSchema(output_schema).read(text, "stop")
     if output.errors or output.value is None:

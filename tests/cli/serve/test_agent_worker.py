@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -194,6 +195,16 @@ def test_a_run_whose_output_is_no_object_fails(returned: Any, message: str) -> N
     assert end is not None
     assert ("fail", "output.invalid") == (end[0], codes[-1])
     assert (end[1] or "").startswith(message)
+
+
+def test_the_type_that_json_does_not_have_is_named() -> None:
+    """The author of the agent reads in the run what to convert."""
+    schema = {"type": "object"}
+
+    end = _end_of_run(lambda _: {"n": Decimal(1)}, lambda *_: False, "", output_schema=schema)
+
+    message = "an object that is not JSON: Object of type Decimal is not JSON serializable."
+    assert ("fail", f"The agent returned {message}") == end
 
 
 def test_an_output_whose_property_the_service_refuses_is_invalid() -> None:

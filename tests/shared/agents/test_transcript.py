@@ -1,6 +1,7 @@
 """The events that follow from what a custom agent does."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -187,3 +188,44 @@ def test_an_output_is_spelled_as_it_was_streamed(
     assert text == output_json(output, text) == output_json(output, text[:20])
     assert json.dumps(output, ensure_ascii=False) == output_json(output, "")
     assert '"\ufffd"' == output_json("\ud800", '"\\ud800"')
+
+
+class Lazy(dict[str, Any]):
+    """An object that computes its properties whenever it is written."""
+
+    def __init__(self, compute: Callable[[], Any]) -> None:
+        super().__init__(n=None)
+        self._compute = compute
+
+    def items(self) -> Any:
+        """Return the properties."""
+        return [("n", self._compute())]
+
+
+def _fails() -> None:
+    raise ValueError("postgres://app:hunter2@db")
+
+
+class Rows(list[int]):
+    """A list that reads its items from a database."""
+
+    def __iter__(self) -> Any:
+        return _fails()
+
+
+@pytest.mark.parametrize(
+    ("returned", "why"),
+    [
+        (Lazy(_fails), "ValueError"),
+        (Lazy(iter([1]).__next__), "StopIteration"),  # when it is written once more
+        ({(1, 2): 3}, "TypeError"),
+        ({"n": Rows([1])}, "ValueError"),
+        ({"n": {1}}, "Object of type set is not JSON serializable"),
+    ],
+)
+def test_why_an_output_is_not_json_holds_no_text_of_others(returned: Any, why: str) -> None:
+    """An object of a class may raise anything; the run's error names its exception's class."""
+    with pytest.raises(ValueError, match="The agent returned") as raised:
+        output_json(returned, "")
+
+    assert f"The agent returned an object that is not JSON: {why}." == str(raised.value)

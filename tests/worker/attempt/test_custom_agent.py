@@ -326,7 +326,7 @@ def test_a_reservation_keeps_an_agent_within_a_budget(
     [
         ([{"raise": "a secret"}], {}, "agent.failed", "The agent failed: ValueError."),
         ([{"return": 1}], {}, "agent.failed", "The agent returned int, not text."),
-        ([{"return_no_json": 1}], OBJECT, "agent.failed", "The agent returned no object,"),
+        ([{"return_no_json": 1}], OBJECT, "agent.failed", "not JSON: Object of type set is not"),
         ([{"return": "\ud800"}], OBJECT, "output.invalid", "JSON"),
         ([{"call": "x", "id": ""}], {}, "agent.failed", "InvalidCallId. The id of a call has 1 to"),
         ([{"receive": "a"}], {}, "agent.failed", "The agent failed: error. It has used a client,"),

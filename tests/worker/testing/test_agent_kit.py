@@ -5,6 +5,8 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -106,6 +108,28 @@ def test_what_an_agent_returns_is_checked(
     assert code == (run.error or {}).get("code")
     assert "password" not in str(run)
     assert (returned if code is None else None) == run.output
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (
+            {"n": Decimal(1)},
+            "The agent returned an object that is not JSON: Object of type Decimal is not JSON"
+            " serializable.",
+        ),
+        (
+            date(2027, 1, 1),
+            "The agent returned no object, which its output schema requires, but date: Object of"
+            " type date is not JSON serializable.",
+        ),
+    ],
+)
+def test_the_error_names_the_type_that_json_does_not_have(returned: Any, message: str) -> None:
+    """The author reads what to convert, and whether an object was returned at all."""
+    run = play_agent(lambda _: returned, "Hi.", persona={"output_schema": {"type": "object"}})
+
+    assert ("agent.failed", message) == ((run.error or {})["code"], (run.error or {})["message"])
 
 
 def test_an_invalid_id_of_a_call_is_explained() -> None:
