@@ -294,6 +294,8 @@ class _ArgumentsSchema(GenerateJsonSchema):
         if not isinstance(nullable.get("type"), str):
             return super().nullable_schema(schema)
         nullable["type"] = [nullable["type"], "null"]
+        if "const" in nullable:  # a literal of one value
+            nullable["enum"] = [nullable.pop("const")]
         if "enum" in nullable:
             nullable["enum"] = [*nullable["enum"], None]
         return nullable

@@ -9,7 +9,7 @@ from threading import Event
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field, PydanticUserError
+from pydantic import BaseModel, Field, PydanticUserError
 
 from arkloop.shared import json_schema
 from arkloop.shared.catalog import personas
@@ -36,6 +36,10 @@ PAGE = Path(__file__).parents[3] / "docs/reference/tools.md"
 INFO = CallInfo.of(RUN, "call")
 
 
+class Options(BaseModel):
+    scale: Literal["K"] | None = None
+
+
 @tool(idempotent=True)
 def sample(
     context: ToolContext,
@@ -46,6 +50,8 @@ def sample(
     flag: bool = False,
     words: Annotated[list[str] | None, Field(description="More to say.")] = None,
     unit: Literal["C", "F"] | None = None,
+    scale: Literal["K"] | None = None,
+    options: Options | None = None,
 ) -> str:
     """Do nothing.
 
@@ -56,6 +62,7 @@ def sample(
 
 def test_the_signature_is_the_schema() -> None:
     """Names, types, what is required; the docstring is what the model reads."""
+    scale = {"type": ["string", "null"], "enum": ["K", None]}
     assert ("sample", "Do nothing.\n\nAt length.") == (sample.spec.name, sample.spec.description)
     assert {
         "type": "object",
@@ -70,6 +77,11 @@ def test_the_signature_is_the_schema() -> None:
                 "description": "More to say.",
             },
             "unit": {"type": ["string", "null"], "enum": ["C", "F", None]},
+            "scale": scale,
+            "options": {"anyOf": [{"$ref": "#/$defs/Options"}, {"type": "null"}]},
+        },
+        "$defs": {
+            "Options": {"type": "object", "title": "Options", "properties": {"scale": scale}},
         },
         "required": ["text", "number"],
         "additionalProperties": False,
@@ -87,6 +99,7 @@ def test_a_tool_gets_its_arguments_and_the_key_of_its_call() -> None:
 def test_a_model_may_write_null_and_whole_numbers_as_it_likes() -> None:
     """Null is for what may be left out; 2.0 is an integer to JSON Schema, and 2 to the tool."""
     arguments = {"text": "a", "number": 1, "count": 2.0, "words": None, "unit": None}
+    arguments |= {"scale": None, "options": {"scale": None}}
     sample.check(arguments)
 
     assert "a 1.0 2 False None None run:call" == sample(RecordedRun(), INFO, arguments)
