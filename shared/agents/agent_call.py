@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import inspect
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from arkloop.shared.agents.agent_run import AgentRun
+
+log = logging.getLogger(__name__)
 
 #: It returns the answer, or None if it has streamed it, or what returns that when it is awaited.
 AgentFunction = Callable[[AgentRun], Any]
@@ -21,15 +24,30 @@ class AgentCall:
 
     def __init__(self, function: AgentFunction) -> None:
         self._function = function
-        self._task: asyncio.Task[Any] | None = None
+        self._main: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[Any] | None = None  # until it is cancelled
         self._is_cancelled = False
 
     def __call__(self, agent_run: AgentRun) -> Any:
         returned = self._function(agent_run)
-        return asyncio.run(self._await(returned)) if inspect.isawaitable(returned) else returned
+        return self._result_of(returned) if inspect.isawaitable(returned) else returned
+
+    def _result_of(self, returned: Awaitable[Any]) -> Any:
+        """Run the event loop, also after another of its tasks has exited, as one of a step may."""
+        with asyncio.Runner() as runner:
+            try:
+                return runner.run(self._await(returned))
+            except SystemExit:  # asyncio raises it here, too
+                task = self._main
+                assert task is not None
+                while not task.done():
+                    log.warning("a task of the agent has exited: the event loop continues")
+                    with contextlib.suppress(SystemExit):
+                        runner.get_loop().run_until_complete(task)
+                return task.result()
 
     async def _await(self, returned: Awaitable[Any]) -> Any:
-        self._task = asyncio.current_task()
+        self._task = self._main = asyncio.current_task()
         if self._is_cancelled:
             self._cancel_task()
         return await returned

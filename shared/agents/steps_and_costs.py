@@ -9,7 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from arkloop.shared.agents.agent_run import DelegatedTask, SubRunResult, ToolFailed
+from greenlet import GreenletExit
+
+from arkloop.shared.agents.agent_run import DelegatedTask, RunStopped, SubRunResult, ToolFailed
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.usd import parse, rounded
 
@@ -39,6 +41,12 @@ def _text_of(returned: Any) -> str:
     return str(returned)
 
 
+def _holds(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(kinds) is not None
+    return isinstance(error, kinds)
+
+
 class _NotInTime(Exception):
     """The end of the time of a step."""
 
@@ -49,6 +57,14 @@ class StepsAndCosts(ABC):
     #: Of native threads, also where the process has greenlets in their place.
     _start_thread: ClassVar[Any] = staticmethod(_thread.start_new_thread)
     _new_lock: ClassVar[Any] = staticmethod(_thread.allocate_lock)
+
+    #: What ends more than the call in whose step it is raised, also within a group.
+    _passing: ClassVar[tuple[type[BaseException], ...]] = (
+        RunStopped,
+        KeyboardInterrupt,
+        GeneratorExit,
+        GreenletExit,
+    )
 
     @abstractmethod
     def check(self) -> None:
@@ -114,7 +130,9 @@ class StepsAndCosts(ABC):
             is_error = True
         except ToolFailed as error:
             output, is_error = str(error), True
-        except Exception as error:
+        except BaseException as error:  # SystemExit, too: libraries for command lines raise it
+            if _holds(error, self._passing):
+                raise
             # Its text may hold secrets, such as the URL of a database: it goes to the log alone.
             log.exception("tool %s raised in call %s", name, tool_call_id)
             output, is_error = self._failure_text(error), True
@@ -123,7 +141,7 @@ class StepsAndCosts(ABC):
         self.tool_result(tool_call_id, output, is_error=is_error)
         return output
 
-    def _failure_text(self, error: Exception) -> str:
+    def _failure_text(self, error: BaseException) -> str:
         """Return what the model reads of an exception in a step."""
         return f"The tool failed: {type(error).__name__}."
 

@@ -129,7 +129,7 @@ class InProcessRun(StepsAndCosts):
 
         return self._call(begin)
 
-    def _failure_text(self, error: Exception) -> str:
+    def _failure_text(self, error: BaseException) -> str:
         return native_limits.explained(super()._failure_text(error), error)
 
     def _add_cost(self, usd: float | None, model: str | None, usage: Usage) -> None:

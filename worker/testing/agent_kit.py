@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,8 @@ from arkloop.worker.testing.played_run import ROUTE, PlayedRun, completed, faile
 
 log = logging.getLogger(__name__)
 
+_PYTEST = sys.modules.get("pytest")
+
 
 @dataclass(eq=False, kw_only=True)
 class MemoryAgentRun(StepsAndCosts):
@@ -68,6 +71,12 @@ class MemoryAgentRun(StepsAndCosts):
     last_turn: types.MessageCompleted | None = None  # if it calls no tool
     transcript: Transcript = field(default_factory=Transcript)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    # A test that fails or is skipped within a step ends there.
+    _passing = (
+        *StepsAndCosts._passing,
+        *((_PYTEST.fail.Exception, _PYTEST.skip.Exception) if _PYTEST else ()),
+    )
 
     def __post_init__(self) -> None:
         self.traceparent = traceparent(ids.new_trace_id(), self.run_id)

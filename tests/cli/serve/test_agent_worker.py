@@ -1,5 +1,6 @@
 """Executions of an agent worker: which heartbeats concern them, and how refused ones end."""
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -145,6 +146,21 @@ def test_a_run_whose_agent_ignores_a_refusal_fails(agent: Callable[[AgentRun], s
     end = _end_of_run(agent, has_cost, "No price.")
 
     assert ("fail", "The service refused the agent's events.") == end
+
+
+def test_a_step_that_exits_fails_its_call_alone() -> None:
+    """The model reads it as of any exception, and the agent carries on."""
+    written: list[dict[str, Any]] = []
+
+    def refuses(_: str, body: dict[str, Any]) -> bool:
+        written.extend(body["events"])
+        return False
+
+    end = _end_of_run(lambda run: run.step("p", {}, sys.exit, tool_call_id="a"), refuses, "")
+
+    assert ("complete", None) == end
+    [result] = [event for event in written if event["type"] == "tool.result"]
+    assert ("The tool failed: SystemExit.", True) == (result["output"], result["is_error"])
 
 
 def test_an_approval_that_an_older_service_does_not_know_fails_the_run() -> None:

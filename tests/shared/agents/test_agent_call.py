@@ -2,12 +2,15 @@
 
 import asyncio
 import functools
+import sys
 import threading
 from typing import Any
 
 import pytest
 
+from arkloop.agents import AgentRun
 from arkloop.shared.agents.agent_call import AgentCall, AgentFunction
+from arkloop.testing import play_agent
 
 
 def greeter(run: Any) -> str:
@@ -55,6 +58,45 @@ def test_a_call_is_cancelled_where_it_waits() -> None:
         call(run)
     stopping.join()
     call.cancel()
+
+
+async def booker(run: AgentRun) -> str:
+    """Make a booking by a step whose coroutine runs in the agent's loop, as the docs show it."""
+
+    async def book_room() -> str:
+        sys.exit("No room.")
+
+    def make() -> str:
+        return asyncio.run_coroutine_threadsafe(book_room(), loop).result()
+
+    loop = asyncio.get_running_loop()
+    beside = asyncio.create_task(asyncio.sleep(0.2, "Paid."))
+    booked = await asyncio.to_thread(run.step, "book", {}, make, tool_call_id="book-1")
+    return f"{booked} {await beside}"
+
+
+def test_a_coroutine_of_a_step_that_exits_fails_its_call_alone() -> None:
+    """Event loops pass SystemExit on to their callers: what the agent awaits beside continues."""
+    run = play_agent(booker, "Hi.")
+
+    assert ("completed", "The tool failed: SystemExit. Paid.") == (run.status, run.output)
+    assert ["The tool failed: SystemExit."] == [result.output for result in run.results]
+
+
+def test_an_agent_that_exits_has_ended() -> None:
+    """The loop is closed, and what the agent left in it is cancelled."""
+    left: list[asyncio.Task[None]] = []
+
+    async def agent(_: Any) -> None:
+        left.append(asyncio.create_task(asyncio.sleep(60)))
+        await asyncio.sleep(0)
+        sys.exit("Enough.")
+
+    run: Any = None
+    with pytest.raises(SystemExit, match="Enough"):
+        AgentCall(agent)(run)
+
+    assert left[0].cancelled()
 
 
 def test_a_call_that_is_cancelled_early_ends_where_it_waits() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import sys
 import threading
 from collections.abc import Callable
 from datetime import date
@@ -323,6 +324,28 @@ def test_a_step_can_tell_the_model_why_it_failed() -> None:
     assert [("No such order.", True), ("The tool failed: ValueError.", True)] == [
         (result.output, result.is_error) for result in run.results
     ]
+
+
+async def _cancelled() -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("timeout_seconds", [None, 30])
+def test_a_step_that_exits_or_is_cancelled_is_a_failed_call(timeout_seconds: float | None) -> None:
+    """Parsers of command lines exit, and what a step awaits may be cancelled: the run continues."""
+
+    def agent(run: AgentRun) -> str:
+        for name, function in (("a", sys.exit), ("b", lambda: asyncio.run(_cancelled()))):
+            run.step(name, {}, function, tool_call_id=name, timeout_seconds=timeout_seconds)
+        return run.step("c", {}, lambda: run.ask("Go?"), tool_call_id="c")
+
+    run = play_agent(agent, "Hi.", answers={"Go?": "yes"})
+
+    assert ("completed", "yes") == (run.status, run.output)
+    assert ["The tool failed: SystemExit.", "The tool failed: CancelledError.", "yes"] == [
+        result.output for result in run.results
+    ]
+    assert "waiting_for_input" == play_agent(agent, "Hi.").status
 
 
 def test_a_step_does_not_take_a_coroutine_for_a_result() -> None:
