@@ -25,7 +25,7 @@ NOT_COPIED: Mapping[str, str] = {
     "password_resets": "of a user, not of the org; the operator gives another one",
     "run_metadata": "made of `runs` by a trigger",
     "spent_login_states": "of minutes; a login that was begun before the move is begun again",
-    "sweep_turn": "the time of the last sweep",
+    "sweep_turn": "the times of the last sweep and of the last tidying up",
     "thread_metadata": "made of `threads` by a trigger",
     "usage_days": "those of each installation end at another day: see `org_copies.py`",
     "usage_days_until": "the progress of an installation",

@@ -67,9 +67,6 @@ CANCEL_SECONDS = 5
 #: Literal text: see `tables.IS_ACTIVE`.
 WAITING = text("state = 'waiting'")
 
-#: A process that sweeps tidies up as well, this often, or in each sweep while there is more.
-TIDY_SECONDS = 30
-
 #: The part of the period after which another process may sweep. Less than all of it: the process
 #: that has swept last asks again after its period, and must not come a moment too early.
 TURN = 0.75
@@ -240,18 +237,15 @@ def _release_leaked_reservations(tx: Transaction, left: Left) -> None:
 def start(connections: Connections) -> BackgroundLoop:
     """Sweep for as long as the process lives, or until the loop is stopped."""
     own = connections.with_pool(application="arkloop-sweep", size=1, timeouts=MAINTENANCE_TIMEOUTS)
-    tidy_at = time.monotonic()
 
     def step() -> None:
-        nonlocal tidy_at
         rewinds.check(own)
         if not take_turn(own):
             return
         began = time.monotonic()
         sweep(own)
         metrics.SWEEPS.add(time.monotonic() - began)
-        if time.monotonic() >= tidy_at and not tidying.tidy(own):
-            tidy_at = time.monotonic() + TIDY_SECONDS
+        tidying.tidy_in_turn(own)
 
     return BackgroundLoop(
         "sweep",

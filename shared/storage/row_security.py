@@ -23,7 +23,7 @@ OPEN: Mapping[str, str] = {
     "installation": "the identity of the database",
     "measurements": "numbers of all orgs together",
     "spent_login_states": "hashes of logins that were completed",
-    "sweep_turn": "the time of the last sweep",
+    "sweep_turn": "the times of the last sweep and of the last tidying up",
     "usage_days_until": "the progress of the sums of usage",
 }
 

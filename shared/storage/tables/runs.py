@@ -365,11 +365,13 @@ workers = Table(
     Column("org_id", Uuid),
 )
 
-#: Its one row has the time of the last sweep.
+#: Its one row has the time of the last sweep, and when a process last began to tidy up: null if
+#: that has left something to do.
 sweep_turn = Table(
     "sweep_turn",
     metadata,
     Column("is_one", Boolean, primary_key=True, server_default=true()),
     Column("swept_at", DateTime(timezone=True)),
+    Column("tidied_at", DateTime(timezone=True)),
     CheckConstraint("is_one", name="ck_sweep_turn_is_one"),
 )
