@@ -2,9 +2,9 @@
 -- that named them was closed and no other one has named them since. Since a call that is handed out
 -- again has no `heard_at`, its id alone decides.
 --
--- A silence may be everybody's, as in `find_lost.sql`: an expired lease counts only if all workers of
--- the service that are heard were heard since the call's worker was, or for a lease, in which it had
--- the time to come back.
+-- A silence may be everybody's, as in `find_lost.sql`: an expired lease counts only if one of the
+-- workers of the service that are heard was heard ever since the call's worker was, or for a lease,
+-- in which that had the time to come back.
 --
 -- A call that may be repeated is queued again, but not for ever; the outcome of any other is
 -- unknown, and it is never handed out again.

@@ -115,6 +115,25 @@ def test_a_silence_of_all_workers_loses_no_call(
     assert "unknown" == expired(started_at=ago(seconds=3), back_at=ago(seconds=3))
 
 
+def test_a_worker_that_has_just_started_keeps_no_expired_call(
+    stored: StoredRuns, call: Call, service_worker: UUID
+) -> None:
+    """Another one of the service was heard all the time: there was no silence of all of them."""
+    connections = with_lease(stored, lease=3, heartbeat=1)
+    with connections.statement() as tx:
+        call_id = worker_calls.add(tx, replace(call, idempotent=False), fence=2)
+    with connections.statement() as tx:
+        worker = Worker(call.org_id, "shop", "w")
+        worker_calls.take(tx, worker, ["pay"], limit=1, lease_seconds=-1)
+    stored.set_worker(service_worker, started_at=ago(seconds=60))
+    stored.worker()
+
+    with connections.statement() as tx:
+        worker_calls.expire(tx, [call_id])
+
+    assert "unknown" == state_of(connections, call_id)[0]
+
+
 def test_a_clock_that_was_set_back_keeps_no_expired_call(
     stored: StoredRuns, call: Call, service_worker: UUID
 ) -> None:
