@@ -39,9 +39,11 @@ class Patience:
 class Checkouts:
     """The right to use one of `size` connections, for the length of a `with` block."""
 
-    def __init__(self, size: int, patience: Patience) -> None:
+    def __init__(self, size: int, patience: Patience, *, is_measured: bool = False) -> None:
+        """Create it; `is_measured`: count it in the pool metrics, as for a connection pool."""
         self._free = size
         self._patience = patience
+        self._is_measured = is_measured
         self._lock = threading.Lock()
         self._queue: deque[threading.Lock] = deque()
         self._was_free_at = time.monotonic()
@@ -52,7 +54,7 @@ class Checkouts:
         with self._lock:
             if self._free:
                 self._free -= 1
-                metrics.POOL_IN_USE.add(1)
+                self._count(metrics.POOL_IN_USE, 1)
                 self._was_free_at = time.monotonic()
                 return
             is_standing = time.monotonic() - self._was_free_at > self._patience.usual
@@ -68,7 +70,7 @@ class Checkouts:
         with self._lock:
             if turn in self._queue:
                 self._queue.remove(turn)
-                metrics.POOL_TIMEOUTS.add(1)
+                self._count(metrics.POOL_TIMEOUTS, 1)
                 raise NoneFree(f"no database connection became free within {seconds:g} s")
         # It was handed over at the last moment.
 
@@ -89,5 +91,9 @@ class Checkouts:
                 self._queue.popleft().release()
             else:
                 self._free += 1
-                metrics.POOL_IN_USE.add(-1)
+                self._count(metrics.POOL_IN_USE, -1)
                 self._was_free_at = time.monotonic()
+
+    def _count(self, metric: metrics.Metric, amount: int) -> None:
+        if self._is_measured:
+            metric.add(amount)

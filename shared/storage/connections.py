@@ -340,7 +340,7 @@ def _pool(
         outage=outage,
         on_connect=partial(epoch.learn, keys),
     )
-    checkouts = Checkouts(size, timeouts.checkout)
+    checkouts = Checkouts(size, timeouts.checkout, is_measured=True)
     return {"engine": engine, "checkouts": checkouts, "postgres_outage": outage}
 
 

@@ -12,6 +12,7 @@ import redis
 from redis.connection import parse_url
 from sqlalchemy import text
 
+from arkloop.shared import metrics
 from arkloop.shared.config import Settings
 from arkloop.shared.errors import NotFound, Unavailable
 from arkloop.shared.events import event_log
@@ -22,6 +23,7 @@ from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.outage import Outage
 from chaos.system.fault_proxy import FaultProxy
 from tests.closed_port import closed_port
+from tests.counted import counted
 from tests.stored_runs import numbered
 from tests.unix_redis import failing_over
 from tests.waiting import eventually
@@ -173,3 +175,17 @@ def test_the_log_names_each_host_that_is_waited_for(
     [line] = [one for one in caplog.messages if one.startswith("waiting for the database: ")]
     assert all(f"port {port} failed: Connection refused" in line for port in ports)
     assert "\n" not in line
+
+
+def test_callers_with_a_connection_and_without_are_counted(connections: Connections) -> None:
+    """An operator sees that the pool is exhausted, and that it is no more."""
+    impatient = replace(postgres.REQUEST_TIMEOUTS, checkout=Patience(0.05, 0.05))
+    small = connections.with_pool(application="tests", size=1, timeouts=impatient)
+    with counted(metrics.POOL_IN_USE) as in_use, counted(metrics.POOL_TIMEOUTS) as timeouts:
+        with small.reading():
+            eventually(lambda: in_use == {(): [1]})
+            with pytest.raises(Unavailable), small.reading():
+                pass
+        eventually(lambda: in_use == {(): [0]})
+    small.close_pool()
+    assert {(): [1]} == timeouts
