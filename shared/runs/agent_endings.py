@@ -14,6 +14,7 @@ from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import Event, RunError
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import approved_calls, endings, limits_reached
+from arkloop.shared.runs.ended import Ended
 from arkloop.shared.runs.endings import Ending, TakenOver
 from arkloop.shared.runs.held_runs import HeldRun, Written
 from arkloop.shared.runs.states import RunState
@@ -130,6 +131,7 @@ def end(
     )
     outcome = endings.end_with_reservation(tx, ending)
     assert outcome is endings.Outcome.ENDED, outcome  # its row is locked
+    tx.after_commit.append(Ended.of(run.row, state, None if error is None else error.code))
     tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id == run.id))
     return run.written(state)
 

@@ -4,16 +4,14 @@ State, terminal event, usage, charge and the thread's message of a run are store
 at all.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import ClassVar
 from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, delete, func, select, true, update
 
-from arkloop.shared import ids, metrics
+from arkloop.shared import ids
 from arkloop.shared.billing import budgets
 from arkloop.shared.billing.credits import credits_of
 from arkloop.shared.claim import Claim
@@ -23,6 +21,7 @@ from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import RunError
 from arkloop.shared.events.usage import TOKEN_FIELDS
 from arkloop.shared.runs import interrupted_calls, sub_runs, waiting_runs
+from arkloop.shared.runs.ended import Ended
 from arkloop.shared.runs.states import WAITING_FOR_THREAD, RunState
 from arkloop.shared.runs.transitions import Totals, recorded_totals, waiting_is_over
 from arkloop.shared.storage.arrays import ByteArray, TextArray, plain_array
@@ -32,8 +31,6 @@ from arkloop.shared.storage.notifications import Reached
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.runs import agent_runs, runs
 from arkloop.shared.usd import MAX_COST_USD
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +223,7 @@ def end_unclaimed(
     ended = tx.sql.exec_driver_sql(_END, _parameters([ending], with_followers=True)).one()
     waiting_runs.after_end(tx, ended)
     tx.after_commit.append(event_log.Publish({run["id"]: ending.stored}))
-    subject = (run["id"], run["org_id"], run["trace_id"], run["route_id"])
-    tx.after_commit.append(_Ended(*subject, state, None if error is None else error.code))
+    tx.after_commit.append(Ended.of(run, state, None if error is None else error.code))
     if run["agent"] is not None:
         tx.sql.execute(delete(agent_runs).where(agent_runs.c.run_id == run["id"]))
     if run["parent_run_id"] is not None:
@@ -263,35 +259,6 @@ def _tell_parent(
         error=ending.error,
         had_turn=had_turn,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """A run that has ended without a worker, for the metrics and the log of this process."""
-
-    kind: ClassVar[str] = "log"
-    subject: UUID
-    org_id: UUID
-    trace_id: str
-    route_id: str
-    state: RunState
-    code: str | None
-
-    @staticmethod
-    def send(_connections: Connections, group: "Sequence[_Ended]") -> None:
-        for one in group:
-            metrics.RUNS_ENDED.add(1, one.state, one.code or "")
-            if one.code is None:
-                continue
-            extra = {
-                "run_id": str(one.subject),
-                "org_id": str(one.org_id),
-                "trace_id": one.trace_id,
-                "outcome": "failed",
-                "error_code": one.code,
-                "route_id": one.route_id,
-            }
-            log.warning("run failed: %s, route %s", one.code, one.route_id, extra=extra)
 
 
 def _release(tx: Transaction, ending: Ending) -> None:

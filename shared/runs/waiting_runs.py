@@ -29,6 +29,7 @@ from arkloop.shared.errors import Unavailable
 from arkloop.shared.events import event_log, types
 from arkloop.shared.events.usage import Usage
 from arkloop.shared.runs import agent_queue, offered_messages, places
+from arkloop.shared.runs.ended import Ended
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.thread_queue import Effect, Guard, Happening, Holder, rule_for
 from arkloop.shared.storage import postgres
@@ -151,7 +152,10 @@ def withdraw(tx: Transaction, run: RowMapping, superseded_by: UUID | None = None
             ended_at=func.clock_timestamp(),
             superseded_by=superseded_by,
         )
-        .returning(runs.c.thread_id, runs.c.position)
+        .returning(
+            *(runs.c.id, runs.c.org_id, runs.c.trace_id, runs.c.route_id),
+            *(runs.c.thread_id, runs.c.position),
+        )
     ).one_or_none()
     if ended is None:
         return False
@@ -164,6 +168,7 @@ def withdraw(tx: Transaction, run: RowMapping, superseded_by: UUID | None = None
         .where(messages.c.thread_id == ended.thread_id, places.in_slot(ended.position))
         .values(superseded_at=func.now())
     )
+    tx.after_commit.append(Ended.of(ended._mapping, RunState.CANCELLED))
     return True
 
 

@@ -29,6 +29,7 @@ from arkloop.shared.runs.states import RunState
 from arkloop.shared.runs.transitions import Totals, recorded_totals
 from arkloop.shared.storage.tables.billing import ledger_entries, run_usage
 from arkloop.shared.storage.tables.runs import runs
+from tests.counted import counted
 from tests.stored_runs import USED, StoredRuns, numbered
 from tests.waiting import eventually
 
@@ -227,24 +228,15 @@ def test_a_run_that_nobody_holds_is_counted_too(stored: StoredRuns) -> None:
 
 def test_an_end_that_is_rolled_back_is_not_in_the_metrics(stored: StoredRuns) -> None:
     """A run that nobody holds is counted where its end was committed, and not before."""
-    seen: dict[tuple[str, ...], list[float]] = {}
-
-    def room(_name: str, labels: tuple[str, ...], count: int) -> tuple[list[float], int]:
-        seen[labels] = [0.0] * count
-        return seen[labels], 0
-
     claim = stored.claimed()
     stored.set(claim.run_id, state="waiting", pending_input={"request_id": str(new_id())})
-    metrics.RUNS_ENDED.enable(room, threading.Lock())
-    try:
+    with counted(metrics.RUNS_ENDED) as seen:
         with suppress(ZeroDivisionError), stored.connections.transaction() as tx:
             commands.cancel(tx, stored.actor, claim.run_id)
             raise ZeroDivisionError
         assert {} == seen
         stored.cancel(claim.run_id)
         eventually(lambda: seen == {("cancelled", ""): [1]})
-    finally:
-        metrics.RUNS_ENDED.disable()
 
 
 def test_what_a_later_release_counts_besides_is_no_obstacle(stored: StoredRuns) -> None:

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import delete, func, select, update
 
+from arkloop.shared import metrics
 from arkloop.shared.errors import ThreadBusy
 from arkloop.shared.runs import sweep, tidying, waiting_runs
 from arkloop.shared.runs.creation import Created
@@ -15,6 +16,7 @@ from arkloop.shared.storage.tables.accounts import orgs
 from arkloop.shared.storage.tables.runs import runs, workers
 from arkloop.shared.storage.tables.threads import threads
 from tests.clients import Register
+from tests.counted import counted
 from tests.query_plans import Plans, noted
 from tests.shared.runs.busy_thread import LATER, BusyThread
 from tests.shared.runs.test_endings import cancelled, completed, failed
@@ -132,6 +134,19 @@ def test_no_end_overlooks_a_run_that_comes_at_the_same_moment(stored: StoredRuns
     in_parallel(24, act)
 
     assert [["completed", "queued"]] * 12 == [thread.states() for thread in busy]
+
+
+@pytest.mark.parametrize("state", ["pending", "scheduled"])
+def test_the_end_of_a_waiting_run_is_in_the_metrics(thread: BusyThread, state: str) -> None:
+    """An operator sees all cancelled runs, also those that never began."""
+    thread.say("a")
+    waiting = thread.say("b", **({"not_before": LATER} if state == "scheduled" else {}))
+    assert state == thread.stored.state(waiting.run_id)
+
+    with counted(metrics.RUNS_ENDED) as seen:
+        thread.stored.cancel(waiting.run_id)
+
+    assert {("cancelled", ""): [1]} == seen
 
 
 def test_a_waiting_run_is_cancelled_at_once(thread: BusyThread) -> None:
