@@ -76,6 +76,7 @@ def call_tools(agent: Agent, context: RunContext, turn: Turn) -> None:
                 turn.ledger_results[made.call.id] = made.result
                 continue
             seq = context.emit(made.result)
+            _count(made.result)
             turn.results[made.call.id] = ToolMessage(
                 made.call.id,
                 made.call.name,
@@ -102,7 +103,15 @@ def cut_off_calls(context: RunContext, turn: Turn) -> list[types.ToolResult]:
         turn.results[result.tool_call_id] = ToolMessage(
             result.tool_call_id, result.name, result.output
         )
+        _count(result)
     return results
+
+
+def _count(result: types.ToolResult) -> None:
+    """Count a call with the event of its result, and again if this attempt is lost before it is
+    committed.
+    """
+    metrics.TOOL_CALLS.add(1, "error" if result.is_error else "ok")
 
 
 def _cut_off(context: ToolLedger, turn: Turn, call: ToolCall) -> types.ToolResult:
@@ -223,7 +232,6 @@ class _SideBySide:
             returned, is_error, stopped, begun = self._outcome()
             output, files = self._kept(returned)
             duration_ms = round((time.monotonic() - began) * 1000)
-            metrics.TOOL_CALLS.add(1, "error" if is_error else "ok")
             with self._lock:
                 if self._has_outcome:
                     return

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from arkloop.shared import logs
+from arkloop.shared import logs, metrics
 from arkloop.shared.events.types import ToolResult
 from arkloop.shared.runs.states import ResultSource
 from arkloop.worker.agent import tool_calls
@@ -21,6 +21,7 @@ from arkloop.worker.agent.tool_calls import STOP_SECONDS
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.outcomes import CancelRequested, ShuttingDown
 from arkloop.worker.tools import Tool, ToolOutput, tool
+from tests.counted import counted
 from tests.no_descriptor import no_descriptor_left
 from tests.waiting import eventually
 from tests.worker.agent.looping_models import CALCULATE, agent_for, results, run
@@ -52,10 +53,12 @@ def test_a_tool_is_abandoned_at_its_time_limit() -> None:
     blocked, context = Blocked(timeout_seconds=1), RecordedRun()
     steps = ({"tools": [{"tool": "blocked"}, CALCULATE]}, {"say": "ok"})
 
-    answer = run(agent_for(*steps, extra={"blocked": blocked.tool}), context)
-    blocked.release.set()
+    with counted(metrics.TOOL_CALLS) as seen:
+        answer = run(agent_for(*steps, extra={"blocked": blocked.tool}), context)
+        blocked.release.set()
+        assert blocked.returned.wait(60)
 
-    assert blocked.returned.wait(60)
+    assert {("error",): [1], ("ok",): [1]} == seen
     assert "ok" == answer.content
     assert [
         ("call_1_1", "The tool did not return within 1 s; the call may still take effect.", True),

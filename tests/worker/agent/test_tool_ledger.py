@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from arkloop.shared import times
+from arkloop.shared import metrics, times
 from arkloop.shared.errors import LeaseLost
 from arkloop.shared.events.types import ToolCallRequested, ToolResult
 from arkloop.shared.runs.states import ResultSource
 from arkloop.worker.agent.conversation import Turn
 from arkloop.worker.agent.permitted_calls import UNKNOWN_OUTCOME
+from arkloop.worker.agent.tool_calls import cut_off_calls
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.messages import ToolCall, ToolSpec
 from arkloop.worker.contract.outcomes import (
@@ -21,6 +22,7 @@ from arkloop.worker.contract.outcomes import (
     WaitForInput,
 )
 from arkloop.worker.tools import ResultPending, Tool, ToolFailed, tool
+from tests.counted import counted
 from tests.worker.agent.looping_models import CALCULATE, agent_for, results, run
 from tests.worker.recorded_run import RecordedRun
 
@@ -147,6 +149,30 @@ def test_a_turn_that_goes_on_elsewhere_has_its_results_in_call_order(
     assert ["call_1_2"] == [result.tool_call_id for result in context.done]
 
 
+def test_a_result_is_counted_by_the_attempt_that_writes_it() -> None:
+    """A deploy is no failure of a tool; results that wait in the ledger are counted once."""
+
+    @tool(idempotent=True)
+    def stopped(context: ToolContext) -> str:
+        """Stop by the end of the process."""
+        raise ShuttingDown
+
+    stopping = agent_for({"tools": [{"tool": "stopped"}, CALCULATE]}, extra={"stopped": stopped})
+    first = RecordedRun()
+    with counted(metrics.TOOL_CALLS) as seen:
+        with pytest.raises(ShuttingDown):
+            run(stopping, first)
+        assert {} == seen
+
+        calls = [ToolCall(f"call_1_{n}", "calculator", CALCULATE["args"]) for n in (1, 2)]
+        kept = {result.tool_call_id: result for result in first.done}
+        assert {"call_1_2"} == kept.keys()
+        turn = Turn("m", "", calls, ledger_results=kept)
+        run(agent_for({"tool": "x"}, {"say": "b"}), RecordedRun(attempt=2), [turn])
+
+    assert {("ok",): [2]} == seen
+
+
 PENDING = Tool(
     spec=ToolSpec("ask_client", "Ask.", {"type": "object"}),
     function=lambda *_: _wait_for_client(),
@@ -173,6 +199,34 @@ def test_a_turn_waits_for_a_client_when_its_other_calls_are_done() -> None:
     assert {"call_1_1", "call_1_3", "call_1_4"} == {r.tool_call_id for r in context.done}
     requested = [event for event in context.events if isinstance(event, ToolCallRequested)]
     assert [None, "client", None, None] == [event.result_from for event in requested]
+
+
+def test_a_result_from_outside_is_counted_when_the_run_has_it() -> None:
+    """Neither the call that awaits it nor an attempt that awaits it again is counted as ok."""
+    call = ToolCall("call_1_1", "ask_client", {})
+    sent = ToolResult(call.id, call.name, "No.", True, 7)
+    waits = Turn("m", "", [call], accepted={call.id})
+    agent = agent_for({"tool": "ask_client"}, {"say": "b"}, extra={"ask_client": PENDING})
+
+    with counted(metrics.TOOL_CALLS) as seen:
+        for turns in ([], [waits]):
+            with pytest.raises(WaitForInput):
+                run(agent, RecordedRun(attempt=len(turns) + 1, begun=["call_1_1"]), turns)
+        assert {} == seen
+        run(agent, RecordedRun(attempt=3), [Turn("m", "", [call], ledger_results={call.id: sent})])
+
+    assert {("error",): [1]} == seen
+
+
+def test_the_results_of_a_run_that_lands_are_counted() -> None:
+    """The ledger has that of one call, and no time is left for the other."""
+    calls = [ToolCall(f"call_1_{n}", "once", {}) for n in (1, 2)]
+    kept = ToolResult("call_1_1", "once", "had its effect", False, 7)
+
+    with counted(metrics.TOOL_CALLS) as seen:
+        cut_off_calls(RecordedRun(), Turn("m", "", calls, ledger_results={kept.tool_call_id: kept}))
+
+    assert {("ok",): [1], ("error",): [1]} == seen
 
 
 def test_a_lost_attempt_waits_again_and_makes_no_call_again() -> None:
