@@ -10,6 +10,7 @@ import click
 from arkloop.cli.listing import print_fields
 from arkloop.cli.operator.database import (
     database_url_option,
+    find_org,
     lease_option,
     record,
     without_notifications,
@@ -65,14 +66,16 @@ admin.add_command(operators)
 
 @admin.command()
 @database_url_option
+@click.option("--org", help="This organization alone, by its id or slug.")
 @_as_json
-def queues(database_url: str, as_json: bool) -> None:
+def queues(database_url: str, org: str | None, as_json: bool) -> None:
     """List organizations with runs that have not ended, the longest wait for a worker first.
 
     Suspended ones come last.
     """
     with without_notifications(database_url) as connections, connections.reading() as sql:
-        _print(installation.queues(sql), as_json)
+        org_id = None if org is None else find_org(sql, org)
+        _print(installation.queues(sql, org_id), as_json)
 
 
 @admin.command()
@@ -209,7 +212,9 @@ def _each(
 
 
 def _print(rows: Any, as_json: bool) -> None:
-    """Print rows as JSON, or each on a line, with its names."""
+    """Print rows as JSON, or each on a line, with its names; and whether there may be more."""
+    if len(rows) >= installation.MOST:
+        print_line(f"The first {installation.MOST}; there may be more.", err=True)
     plain = [plain_values(row._asdict()) for row in rows]
     if as_json:
         print_json(plain)

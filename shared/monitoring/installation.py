@@ -25,12 +25,12 @@ _STUCK = statement(__package__, "stuck_runs")
 _RETAINED = statement(__package__, "retained")
 
 
-def queues(sql: Connection) -> Sequence[Row[Any]]:
+def queues(sql: Connection, org_id: UUID | None = None) -> Sequence[Row[Any]]:
     """Return the orgs with runs that have not ended, the longest wait for a worker first.
 
-    Suspended orgs come last, those without such a run among them.
+    Suspended orgs come last, those without such a run among them. With `org_id`, this one alone.
     """
-    return sql.exec_driver_sql(_QUEUES, {"limit": MOST}).all()
+    return sql.exec_driver_sql(_QUEUES, {"limit": MOST, "org_id": org_id}).all()
 
 
 def workers(sql: Connection, settings: Settings) -> Sequence[Row[Any]]:

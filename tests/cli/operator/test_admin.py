@@ -13,6 +13,7 @@ from arkloop.cli.operator.admin import admin
 from arkloop.shared.audit import audit_log
 from arkloop.shared.events.types import MessageDelta
 from arkloop.shared.ids import new_id
+from arkloop.shared.monitoring import installation
 from arkloop.shared.runs import retention
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
@@ -88,6 +89,45 @@ def test_queues_and_workers_are_listed(run: Run, stored: StoredRuns, alice: User
 
     assert 1 == queues[str(alice.org_id)]["queued"]
     assert workers[str(worker_id)]["is_alive"]
+
+
+def test_a_list_that_may_have_been_cut_says_so(
+    run: Run, stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text is on standard error, so that JSON stays JSON."""
+    stored.claimed(seen_at=ago(seconds=3600))
+    commands = (("queues",), ("workers",), ("stuck",), ("stuck", "--json"))
+    whole = [run(*words).stderr for words in commands]
+    monkeypatch.setattr(installation, "MOST", 1)
+
+    cut = [run(*words) for words in commands]
+
+    assert [""] * 4 == whole
+    assert ["The first 1; there may be more.\n"] * 4 == [one.stderr for one in cut]
+    assert 1 == len(json.loads(cut[3].stdout))
+
+
+def test_the_queue_of_one_org_is_shown_behind_many_others(
+    run: Run,
+    register: Callable[[], User],
+    make_run: Callable[..., UUID],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An org without runs has no line; one that does not exist is refused."""
+    monkeypatch.setattr(installation, "MOST", 1)
+    first, later, idle = register(), register(), register()
+    for org, age in ((first, 2), (later, 1)):
+        make_run(org, org.thread(), RunState.QUEUED, queued_at=ago(days=age))
+        make_run(org, org.thread(), RunState.EXECUTING)
+
+    shown = run("queues", "--org", str(later.org_id), "--json")
+    of_idle = run("queues", "--org", str(idle.org_id))
+    unknown = run("queues", "--org", "nobody-of-this-name")
+
+    [queue] = json.loads(shown.stdout)
+    assert (str(later.org_id), 1, 1) == (queue["org_id"], queue["queued"], queue["executing"])
+    assert (0, "") == (of_idle.exit_code, of_idle.output)
+    assert "No organization has the id or slug 'nobody-of-this-name'" in unknown.output
 
 
 def test_the_retention_is_shown_and_run(
