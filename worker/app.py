@@ -1,9 +1,16 @@
 """The worker's composition root: `celery --app worker.app worker --pool gevent`."""
+# ruff: noqa: E402 # SIGTERM is heard while the rest is imported, which takes seconds
+
+import signal
+import sys
+
+# A signal without a handler does not end process 1, which a worker is in a container. Celery sets
+# its own handler after the wait for the schema.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 
 import gc
 import logging
 import os
-import sys
 import threading
 import time
 from typing import Any, NoReturn

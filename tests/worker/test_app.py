@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.first_process import end_at
+from tests.system import CELERY
+
 pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
@@ -70,3 +73,18 @@ def test_lines_before_a_restart_are_written() -> None:
     messages = [json.loads(line)["message"] for line in done.stderr.splitlines()]
     lines = [one for one in messages if one.startswith("line ")]
     assert [f"line {number}" for number in range(3_000)] == lines
+
+
+def test_a_worker_that_waits_for_the_schema_stops_at_once() -> None:
+    """SIGTERM ends it with status 0, also where it is process 1, as in a container."""
+    assert (0, b"") == end_at(b"waiting for the database", CELERY, ENVIRON)
+
+
+def test_a_worker_that_is_being_loaded_stops_at_once() -> None:
+    """SIGTERM ends it with status 0 while its module still imports others."""
+    environ = ENVIRON | {"PYTHONPROFILEIMPORTTIME": "1"}  # writes a line after each import
+
+    status, log = end_at(b" arkloop.shared.errors\n", CELERY, environ)
+
+    assert 0 == status, log
+    assert b"Traceback" not in log and b" arkloop.worker.poller\n" not in log
