@@ -56,6 +56,11 @@ class Limits:
         """True if the run must reserve; such a run ends by `endings.end_with_reservation`."""
         return bool(self.monthly) or self.is_prepaid or self.has_reservation
 
+    def can_pay(self, route: Route) -> bool:
+        """Return whether calls on the route cost what is known, or nothing here pays for them."""
+        pays = self.has_budget or (self.is_prepaid and not route.is_of_org)
+        return route.prices is not None or not pays
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:

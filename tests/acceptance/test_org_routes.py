@@ -42,6 +42,20 @@ def model_of(owner: Caller, llmock: LLMock, kind: str = "openai", **fields: Any)
     return str(provider["models"][0]["route_id"])
 
 
+def routes_of(owner: Caller, llmock: LLMock, *models: dict[str, Any]) -> dict[str, str]:
+    """Add models at llmock; returns their route ids by name."""
+    provider = owner.made(
+        "/v1/llm-providers",
+        {
+            "name": "llmock",
+            "kind": "openai",
+            "base_url": llmock.base_url("openai"),
+            "models": [{"context_tokens": 128_000, **model} for model in models],
+        },
+    )
+    return {model["model"]: model["route_id"] for model in provider["models"]}
+
+
 def persona_of(owner: Caller, **fields: Any) -> str:
     return str(owner.made("/v1/personas", {"key": "own", "tools": ["calculator"], **fields})["id"])
 
@@ -124,24 +138,13 @@ def test_the_orgs_models_take_over_by_priority(owner: Caller, llmock: LLMock) ->
     """The org's models by priority replace a broken default if the persona names none; null is
     never a fallback.
     """
-    provider = owner.made(
-        "/v1/llm-providers",
-        {
-            "name": "llmock",
-            "kind": "openai",
-            "base_url": llmock.base_url("openai"),
-            "models": [
-                {"context_tokens": 128_000, **model}
-                for model in (
-                    {"model": "first", "is_default": True, "priority": 3},
-                    {"model": "never"},
-                    {"model": "third", "priority": 2},
-                    {"model": "second", "priority": 1},
-                )
-            ],
-        },
+    by_model = routes_of(
+        *(owner, llmock),
+        {"model": "first", "is_default": True, "priority": 3},
+        {"model": "never"},
+        {"model": "third", "priority": 2},
+        {"model": "second", "priority": 1},
     )
-    by_model = {model["model"]: model["route_id"] for model in provider["models"]}
     llmock.fail(401, times=2).reply("At last.")
 
     events = owner.events(owner.run("Hi", persona_id="plain"))
@@ -149,6 +152,71 @@ def test_the_orgs_models_take_over_by_priority(owner: Caller, llmock: LLMock) ->
     chosen = [event["data"]["to_route_id"] for event in events if event["type"] == "run.fallback"]
     assert [by_model["second"], by_model["third"]] == chosen
     assert "At last." == text_of(events)
+
+
+PRICES = {"input": 1, "output": 2}
+
+
+def test_a_fallback_route_without_prices_is_passed_over_under_a_budget(
+    owner: Caller, llmock: LLMock
+) -> None:
+    """Runs complete on the next route that has prices, and take no slot of the other's."""
+    by_model = routes_of(
+        *(owner, llmock),
+        {"model": "first", "is_default": True, "prices": PRICES},
+        {"model": "second", "priority": 1, "requests_per_minute": 1},
+        {"model": "third", "priority": 2, "prices": PRICES},
+    )
+    owner.put("/v1/budget", {"max_cost_usd": 1})
+
+    for _ in range(2):
+        llmock.fail(401, times=1).reply("At last.")
+        events = owner.events(owner.run("Hi", persona_id="plain"))
+
+        fallbacks = [event["data"] for event in events if event["type"] == "run.fallback"]
+        assert [(by_model["third"], "provider.auth")] == [
+            (fallback["to_route_id"], fallback["reason"]) for fallback in fallbacks
+        ]
+        assert ("At last.", "run.completed") == (text_of(events), events[-1]["type"])
+        assert "run.throttled" not in types(events)
+    assert ["first", "third"] * 2 == [request.model for request in llmock.requests]
+
+
+def test_a_route_with_no_other_that_a_budget_can_pay_is_waited_for(
+    owner: Caller, llmock: LLMock
+) -> None:
+    """A 429 is waited for as on a last route, and another error is the run's."""
+    by_model = routes_of(owner, llmock, {"model": "first", "prices": PRICES}, {"model": "second"})
+    chain = {"route_id": by_model["first"], "fallback_route_ids": [by_model["second"]]}
+    persona_id = persona_of(owner, **chain)
+    owner.put("/v1/budget", {"max_cost_usd": 1})
+
+    llmock.rate_limit(times=1, retry_after=6).reply("At last.")
+    waited = owner.ended(owner.run("Hi", persona_id=persona_id))
+    llmock.fail(401, times=1)
+    failed = owner.ended(owner.run("Hi", persona_id=persona_id))
+
+    assert ("completed", None) == (waited["status"], waited["error"])
+    assert ("failed", "provider.auth") == (failed["status"], failed["error"]["code"])
+    assert ["first"] * 3 == [request.model for request in llmock.requests]
+
+
+def test_a_run_whose_own_route_has_no_prices_fails_under_a_budget(
+    owner: Caller, llmock: LLMock
+) -> None:
+    """The error names the route, for somebody to set its prices; no fallback hides that."""
+    by_model = routes_of(
+        *(owner, llmock),
+        {"model": "first", "is_default": True},
+        {"model": "second", "priority": 1, "prices": PRICES},
+    )
+    owner.put("/v1/budget", {"max_cost_usd": 1})
+
+    run = owner.ended(owner.run("Hi", persona_id="plain"))
+
+    assert ("failed", "budget.exhausted") == (run["status"], run["error"]["code"])
+    assert by_model["first"] in run["error"]["message"]
+    assert [] == llmock.requests
 
 
 def test_a_route_at_its_limit_makes_runs_wait_visibly(owner: Caller, llmock: LLMock) -> None:

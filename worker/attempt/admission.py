@@ -281,8 +281,7 @@ class Admission:
     def _reserve(self, tx: Transaction, route: Route, worst_case: Usage, plan: Plan | None) -> None:
         # Read anew for each call: a limit that is set or lowered counts from the next one on.
         limits = budgets.limits(tx.sql, self._claim, self._persona)
-        pays_credits = limits.is_prepaid and not route.is_of_org
-        if route.prices is None and (limits.has_budget or pays_credits):
+        if not limits.can_pay(route):
             raise RunFailure(  # nothing is exhausted, and no last call is possible
                 "budget.exhausted",
                 f"Route {route.id!r} has no known prices; set `prices` on the model to"

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 
+from arkloop.shared.billing import budgets
 from arkloop.shared.catalog import model_routes
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona, tools_of_server
@@ -57,7 +58,7 @@ def persona_of(process: WorkerProcess, claim: Claim) -> Persona:
 def chain_of(
     process: WorkerProcess, run: ClaimedRun, persona: Persona, earlier: ResumeState
 ) -> RouteChain:
-    """Build the route chain.
+    """Build the route chain, without fallback routes that a budget cannot pay.
 
     Raises:
         RunFailure: this worker does not have the run's route.
@@ -69,6 +70,11 @@ def chain_of(
         raise _route_missing(claim.route_id)
     # A route that broke in an earlier attempt is not tried again.
     routes = next((routes[i:] for i, r in enumerate(routes) if r.id == earlier.route_id), routes)
+    in_use = earlier.route_id or claim.route_id
+    if run.admission.is_limited and any(r.prices is None and r.id != in_use for r in routes):
+        with process.connections.reading() as sql:
+            limits = budgets.limits(sql, claim, persona)
+        routes = [r for r in routes if r.id == in_use or limits.can_pay(r)] or routes[:1]
 
     def egress(route: Route) -> Policy | None:
         return Policy.of(settings.allowed_networks) if route.is_of_org else None
