@@ -25,6 +25,10 @@ from arkloop.worker.contract.token_estimates import beginning, tokens_of_text
 #: What a truncation keeps of the input: half, or a third of a large one, where half is more than
 #: this number of tokens. Each request pays for all that is kept, and the first one the full price.
 KEPT_PART, KEPT_OF_MANY, FEW_TOKENS = 1 / 2, 1 / 3, 32_000
+#: The part of a context that the results of one turn may have together: half of the input where an
+#: answer is as long as it may be. A part of the actual input would differ with the answer's limit:
+#: old results would grow, and neither the vendor's cache nor its last count would apply.
+RESULTS_PART = 1 / 4
 #: Roles, separators, ids.
 MESSAGE_TOKENS = 8
 #: What is left of a result, however little room there is; and what the note in it takes.
@@ -70,6 +74,11 @@ def in_force(contexts: Mapping[int, ContextCompacted], window_tokens: int) -> Co
 def kept_of(tokens: float) -> float:
     """Return the tokens that a truncation leaves of these."""
     return max(min(tokens * KEPT_PART, FEW_TOKENS), tokens * KEPT_OF_MANY)
+
+
+def results_of(window_tokens: int | None) -> float:
+    """Return the tokens that the results of one turn may have together in this context."""
+    return float("inf") if window_tokens is None else window_tokens * RESULTS_PART
 
 
 def start_of(entries: Sequence[Entry], context: ContextCompacted) -> int:

@@ -165,7 +165,8 @@ class RequestBuilder:
         entries, before = self._entries(), self._context(route)
         results = before.result_tokens
         if target < float("inf"):
-            together = target if is_refused else self._input_tokens(route) / 2
+            most = context_window.results_of(route.context_tokens)
+            together = target if is_refused else most
             results = int(together / max(self._density(route), 1.0))
         start = self._new_start(route, entries, replace(before, result_tokens=results), target)
         if self._summarizes:
@@ -287,7 +288,7 @@ class RequestBuilder:
         self, route: Route, entries: Sequence[Entry], context: ContextCompacted
     ) -> list[_Shown]:
         """Show the entries to the model; while many are new, other runs get on."""
-        together = context.result_tokens or self._input_tokens(route) / 2
+        together = context.result_tokens or context_window.results_of(route.context_tokens)
         each = self._agent.persona.max_result_tokens
         keys = [(route.id, entry.place, together) for entry in entries]
         new = [(key, e) for key, e in zip(keys, entries, strict=True) if key not in self._shown]
