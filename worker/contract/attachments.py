@@ -27,6 +27,15 @@ MOST_IMAGE_TOKENS_OF = {
 }
 #: Gateways put names in front, and fine-tuned models have more around: `openai/gpt-4o-mini`.
 _MORE_TOKENS = re.compile(rf"(?<![a-z0-9])({'|'.join(map(re.escape, MOST_IMAGE_TOKENS_OF))})")
+#: Of Qwen's models with vision: names with `vl`, `omni` or `qvq`, and all from Qwen3.5 on. Their
+#: preprocessors, whose default vLLM and SGLang keep, allow 16,384 and two marks: 12,845,056 pixels
+#: at 28 x 28 a token, later 16,777,216 at 32 x 32
+#: (https://huggingface.co/Qwen/Qwen2-VL-7B-Instruct/discussions/47).
+MOST_QWEN_IMAGE_TOKENS = 16_400
+_QWEN = re.compile(
+    r"qwen[-_]?(3[.p]?[5-9]|3[.p]\d\d|3[-_][5-9](?=[-_:]|$)|[4-9](?!\d*b)|[^/]*(vl|omni)(?![a-z]))|qvq",
+    re.IGNORECASE,
+)
 LEAST_MOST_PDF_TOKENS, MOST_PDF_TOKENS = 10_000, 200_000
 
 
@@ -87,8 +96,9 @@ class Attachment:
     def most_tokens(self, model: str) -> int:
         """Return a bound of the tokens that it takes with this model."""
         if self.kind == IMAGE:
-            known = _MORE_TOKENS.search(model)
-            return MOST_IMAGE_TOKENS_OF[known[1]] if known else MOST_IMAGE_TOKENS
+            if known := _MORE_TOKENS.search(model):
+                return MOST_IMAGE_TOKENS_OF[known[1]]
+            return MOST_QWEN_IMAGE_TOKENS if _QWEN.search(model) else MOST_IMAGE_TOKENS
         if self.url is not None:
             return MOST_PDF_TOKENS
         if self.is_text:

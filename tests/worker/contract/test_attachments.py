@@ -50,10 +50,28 @@ def test_tokens_are_estimated(attachment: Attachment, tokens: int) -> None:
         ("gpt-4.1-nano", 10_100),
         ("openai/gpt-5-nano", 6_200),
         ("o4-mini", 7_100),
+        ("Qwen/Qwen2.5-VL-72B-Instruct", 16_400),
+        ("qwen/qwen3-vl-235b-a22b-instruct", 16_400),
+        ("qwen2.5vl:7b", 16_400),
+        ("qwen-vl-max", 16_400),
+        ("Qwen/QVQ-72B-Preview", 16_400),
+        ("Qwen/Qwen2.5-Omni-7B", 16_400),
+        ("accounts/fireworks/models/qwen3p8-max", 16_400),
+        ("Qwen/Qwen3.6-27B", 16_400),
+        ("Qwen/Qwen3.10-9B", 16_400),
+        ("qwen3-5-35b-a3b", 16_400),
+        ("qwen4", 16_400),
+        ("Qwen/Qwen4-32B", 16_400),
+        ("qwen2.5:7b", 5_000),
+        ("Qwen/Qwen3-8B", 5_000),
+        ("Qwen/Qwen-72B-Chat", 5_000),
+        ("deepseek-r1-distill-qwen-32b", 5_000),
     ],
 )
 def test_models_that_count_images_higher_have_bounds_of_their_own(model: str, tokens: int) -> None:
-    """The vendor's factors are 1.62, 2.46, 1.5 and 1.72 tokens for each of 4,096 patches."""
+    """OpenAI's factors are 1.62, 2.46, 1.5 and 1.72 tokens for each of 4,096 patches; Qwen's models
+    read images in their full size, with up to 16,384 tokens each.
+    """
     image = Attachment(kind="image", file_id="1", media_type="image/png", size=5_000_000)
 
     assert tokens == image.most_tokens(model)
