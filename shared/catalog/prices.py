@@ -31,6 +31,9 @@ _SATURDAY = 5  # as `weekday` counts
 #: The price of OpenAI's cache writes for 12 hours, as a multiple of the 30-minute price, which is
 #: the only one that the library has: https://developers.openai.com/api/docs/models/gpt-6.2-sol.
 _TWELVE_HOURS = 2
+#: The end of the ids of OpenRouter's free models. Their entries have no price, but nor have those
+#: of some models that are not free.
+_FREE = ":free"
 #: Charged besides what `Usage` counts, on every call.
 _NOT_BY_TOKEN = ("requests_kcount", "output_reasoning_mtok", "output_citation_mtok")
 
@@ -156,9 +159,13 @@ def known(
     found = _find(server, model)
     if server is None or found is None:
         return None
+    from genai_prices.types import ModelPrice
+
     is_openai = server.id == "openai"
     at = datetime.combine(day or datetime.now(UTC), time(), UTC)
     starts = _starts_of_hours(found, at)
+    if found.id.endswith(_FREE) and found.get_prices(at) == ModelPrice():
+        return Prices()
     if not starts:
         standard = _prices_of(found.get_prices(at), is_openai=is_openai)
         return standard and replace(standard, speeds=_speeds(found, at, is_openai=is_openai))

@@ -49,6 +49,7 @@ URLS = {
     "x-ai": "https://api.x.ai/v1",
     "moonshotai": "https://api.moonshot.ai/v1",
 }
+OPENROUTER = "https://openrouter.ai/api/v1"
 
 PRICES = st.decimals(0, 1_000_000, places=4)
 TOKENS = st.integers(0, 500)
@@ -183,6 +184,10 @@ def test_the_vendors_own_models_are_known() -> None:
         ("openai", "a-model-of-nobody", None),
         ("scripted", "scripted-1", None),
         ("openai", "sonar", "https://api.perplexity.ai"),  # each request has a price too
+        # The library has models of no price that is known, besides free ones.
+        ("openai", "gemma-3n", "https://generativelanguage.googleapis.com/v1beta/openai"),
+        ("openai", "stealth/crouton-alpha", OPENROUTER),
+        ("openai", "of-nobody/a-model:free", OPENROUTER),
     ],
 )
 def test_what_is_not_known_for_sure_has_no_price(
@@ -190,6 +195,14 @@ def test_what_is_not_known_for_sure_has_no_price(
 ) -> None:
     """Other servers, other models, and prices that are not by token alone."""
     assert known(provider, model, base_url) is None
+
+
+def test_models_that_are_free_cost_nothing() -> None:
+    """OpenRouter's variants `:free` have no values in the library, and runs under a budget."""
+    assert Prices() == known("openai", "qwen/qwen3-coder:free", OPENROUTER)
+    paid = known("openai", "qwen/qwen3-coder", OPENROUTER)
+    assert paid is not None
+    assert paid.input > 0
 
 
 def test_well_known_servers_are_known_too() -> None:
