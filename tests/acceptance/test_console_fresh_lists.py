@@ -10,7 +10,7 @@ from playwright.sync_api import BrowserContext, Locator, Route, expect
 
 from arkloop.shared.accounts import operators
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_losses import hold
+from tests.acceptance.test_console_losses import hold, refused
 from tests.acceptance.test_console_settings import press, signed_in, until_held
 from tests.caller import Caller
 from tests.system import System
@@ -21,6 +21,8 @@ pytestmark = [
 ]
 #: What the browser reports when somebody looks at the page again: its timers read at once.
 TICK = "document.dispatchEvent(new Event('visibilitychange'))"
+ZERO = re.compile(r"^0$|\b0 alive")
+EMPTY_QUEUES = {"orgs": [], "classes": [], "measured_at": "2026-11-27T06:10:02.113Z"}
 
 
 def lease(number: int) -> dict[str, Any]:
@@ -161,3 +163,104 @@ def test_an_error_of_more_rows_stays_while_the_timer_reads(
     page.wait_for_timeout(500)
 
     expect(alert).to_be_visible()
+
+
+def test_an_outage_is_not_shown_as_an_empty_list(
+    context: BrowserContext, system: System, user: Caller
+) -> None:
+    """That no run is executed was known before: while it lasts, its error is all that is shown."""
+    context.route("**/v1/operator/leases*", lambda route: route.fulfill(json=[]))
+    page, outage = opened(context, system, user, "Leases").page, refused(503)
+    empty = page.get_by_role("heading", name="No run is executed")
+    expect(empty).to_be_visible()
+    context.route("**/v1/operator/leases*", outage)
+    page.evaluate(TICK)
+    expect(page.get_by_role("alert")).to_contain_text("Come back later.")
+    expect(empty).to_have_count(0)
+    context.unroute("**/v1/operator/leases*", outage)
+    press(page, "Try again")
+
+    expect(empty).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("address", "pattern", "body", "title"),
+    [
+        ("/stuck", "**/v1/operator/stuck-runs*", {"items": []}, "Nothing is stuck"),
+        ("/workers", "**/v1/operator/workers*", {"items": []}, "No worker is known"),
+        ("/queues", "**/v1/operator/queues*", EMPTY_QUEUES, "Nothing is going on"),
+        ("/inbox", "**/v1/runs?*", [], "Nothing waits for you"),
+        ("/runs", "**/v1/runs?*", [], "No runs yet"),
+    ],
+    ids=["stuck", "workers", "queues", "inbox", "runs"],
+)
+def test_an_outage_is_not_shown_as_a_page_without_rows(
+    context: BrowserContext,
+    system: System,
+    user: Caller,
+    address: str,
+    pattern: str,
+    body: Any,
+    title: str,
+) -> None:
+    """Neither are its zeros: the error is all that is shown until the page could be read again."""
+    with system.connections.transaction() as tx:
+        operators.add(tx, UUID(str(user.id)))
+    context.route(pattern, lambda route: route.fulfill(json=body))
+    page, outage = signed_in(context, user, address), refused(503)
+    empty, zero = page.get_by_role("heading", name=title), page.get_by_text(ZERO)
+    expect(empty).to_be_visible()
+    context.route(pattern, outage)
+    page.evaluate(TICK)
+    expect(page.get_by_role("alert")).to_contain_text("Come back later.")
+    expect(empty.or_(zero)).to_have_count(0)
+    context.unroute(pattern, outage)
+    press(page, "Try again")
+
+    expect(empty).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_late_error_is_not_shown_over_newer_threads(
+    context: BrowserContext, owner: Caller
+) -> None:
+    """A request that began after it has read the list already."""
+    page = signed_in(context, owner, "/threads")
+    listed = page.get_by_role("region", name="Threads")
+    expect(listed.get_by_text("No threads yet")).to_be_visible()
+    held = hold(context, "**/v1/threads?*")
+    page.evaluate(TICK)
+    until_held(page, held, 1)
+    owner.thread(title="Newer")
+    page.evaluate(TICK)
+    until_held(page, held, 2)
+    held[1].continue_()
+    expect(listed.get_by_text("Newer")).to_be_visible()
+    held[0].abort()
+    page.wait_for_timeout(500)
+
+    expect(listed.get_by_role("alert")).to_have_count(0)
+    expect(listed.get_by_text("Newer")).to_be_visible()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_an_outage_is_reported_in_the_list_of_threads(
+    context: BrowserContext, owner: Caller, count: int
+) -> None:
+    """Threads that are known stay below the error; that there are none does not."""
+    for _ in range(count):
+        owner.thread(title="Known before")
+    page = signed_in(context, owner, "/threads")
+    listed = page.get_by_role("region", name="Threads")
+    known = listed.get_by_text("Known before" if count else "No threads yet")
+    expect(known).to_be_visible()
+    context.route("**/v1/threads?*", refused(503))
+    page.evaluate(TICK)
+    expect(listed.get_by_role("alert")).to_contain_text("Come back later.")
+    expect(known).to_have_count(count)
+    context.unroute("**/v1/threads?*")
+    press(listed, "Try again")
+
+    expect(known).to_be_visible()
+    expect(listed.get_by_role("alert")).to_have_count(0)

@@ -74,7 +74,7 @@ export function Page() {
     <div class="page inbox">
       ${rows === null && (error ? null : html`<${Loading} lines=${6} />`)}
       <${Problem} error=${error} onRetry=${reload} />
-      ${rows?.length === 0 && html`<${Empty} icon="inbox" title="Nothing waits for you">
+      ${rows?.length === 0 && !error && html`<${Empty} icon="inbox" title="Nothing waits for you">
         <p>Runs that need an approval or an answer appear here.</p></${Empty}>`}
       ${rows?.map((row) => html`<article key=${`${row.run_id}:${row.pending_input?.request_id}`} class="inbox-item">
         <header><a href=${href(`/threads/${row.thread_id}`)}><${Foreign} text=${row.persona_id ?? "Run"} /></a>

@@ -101,7 +101,7 @@ function Limits() {
   return html`<${Section} title="Limits" about="Set by the operator. The numbers are those of this moment.">
     <${Problem} error=${data && error} onRetry=${reload} />
     ${data === null ? error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} lines=${3} />`
-      : limits.length === 0 ? html`<${Empty} icon="limits" title="No limits"><p>The operator has not limited requests, runs or streams.</p></${Empty}>`
+      : limits.length === 0 ? !error && html`<${Empty} icon="limits" title="No limits"><p>The operator has not limited requests, runs or streams.</p></${Empty}>`
         : html`<dl class="facts">${limits.map((/** @type {any} */ one) => html`<div key=${one.name + one.scope}><dt>${words(one.name)} of the ${one.scope === "org" ? "organization" : one.scope}</dt>
           <dd>${count(one.used)} of ${count(one.limit)}<${Bar} used=${one.used} of=${one.limit} label=${words(one.name)} />${one.resets_at && html`<span class="sub">resets <${Time} at=${one.resets_at} /></span>`}</dd></div>`)}</dl>`}
     ${data && html`<p class="faint">In each round of turns, ${data.weight} of the organization's queued runs ${data.weight === 1 ? "starts" : "start"}.</p>`}

@@ -19,6 +19,8 @@ export function Page() {
   const open = data.orgs.filter((/** @type {any} */ org) => org.suspended_at === null)
   const oldest = open[0]?.oldest_queued_at
   const isPart = data.orgs.length >= MOST
+  // Zeros and "Nothing is going on" are statements about now.
+  const isKnown = !error || data.orgs.length > 0
   const figures = [
     ["Queued", count(sum(open, "queued"))],
     ["Oldest", oldest ? duration(Math.max(0, now() - Date.parse(oldest))) : "–"],
@@ -33,7 +35,7 @@ export function Page() {
         ${isPart && " There may be more organizations: only the classes count the queued runs of all."} Queued runs of suspended organizations are listed in the last table, and not counted.</p>
       <${Problem} error=${error} onRetry=${reload} />
       ${note}
-      <dl class="figures">${figures.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+      ${isKnown && html`<dl class="figures">${figures.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
       <${Section} title="By class" about="Organizations by their number of queued runs. While turns work, small organizations do not wait behind a flood.">
         <${Table} label="Queue by class" id=${(/** @type {any} */ row) => row.queued_per_org} rows=${CLASSES.map((name) => byClass(data.classes, name))} columns=${[
           { title: "Queued runs each", isTitle: true, cell: (/** @type {any} */ row) => row.queued_per_org },
@@ -44,7 +46,7 @@ export function Page() {
         <p class="faint">Measured <${Time} at=${data.measured_at} />.</p></${Section}>
       <${Section} title="By organization" about="The longest wait for a worker comes first, of at most 200. Suspended organizations come last, and are listed without runs, too.">
         ${data.orgs.length === 0 ? html`<${Empty} icon="runs" title="Nothing is going on"><p>No run is queued, executed or waiting.</p></${Empty}>` : html`<${Table} label="Queue by organization"
-          id=${(/** @type {any} */ row) => row.org_id} rows=${data.orgs} columns=${columns(cell)} />`}</${Section}>
+          id=${(/** @type {any} */ row) => row.org_id} rows=${data.orgs} columns=${columns(cell)} />`}</${Section}>`}
       ${dialogs}
     </div>`
 }

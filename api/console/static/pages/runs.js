@@ -36,7 +36,7 @@ export function Page({ params }) {
       <${Filters} filters=${filters} errors=${errors} set=${set} isFiltered=${isFiltered} />
       <${Problem} error=${rest} onRetry=${list.reload} />
       ${rows === undefined && !error && isReadable && html`<${Loading} lines=${8} />`}
-      ${rows?.length === 0 && html`<${Empty} icon="runs" title=${isFiltered ? "No run fits the filters" : "No runs yet"}>
+      ${rows?.length === 0 && !error && html`<${Empty} icon="runs" title=${isFiltered ? "No run fits the filters" : "No runs yet"}>
         <p>${list.next ? "There are older runs that were not looked at yet." : isFiltered ? "Change or clear the filters." : "Runs that clients create appear here."}</p></${Empty}>`}
       ${rows !== undefined && rows.length > 0 && html`<${Table} rows=${rows} />`}
       ${isReadable && list.next && html`<${Button} class="more" busy=${list.more.isBusy} onClick=${() => list.more.run(list.loadMore)}>Older runs</${Button}>`}

@@ -35,7 +35,7 @@ export function Page({ params }) {
       </div>
       ${notes}
       ${data === null ? error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />` : html`<${Problem} error=${error} onRetry=${reload} />
-        ${data.items.length === 0 ? html`<${Empty} icon="check" title="Nothing is stuck"><p>All runs move on, or wait for people.</p></${Empty}>`
+        ${data.items.length === 0 ? !error && html`<${Empty} icon="check" title="Nothing is stuck"><p>All runs move on, or wait for people.</p></${Empty}>`
           : html`<${Table} label="Stuck runs" id=${(/** @type {any} */ row) => row.run_id} rows=${data.items} columns=${columns(cell)} />`}`}
       ${dialogs}
     </div>`

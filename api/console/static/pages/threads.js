@@ -60,17 +60,22 @@ function useThreads(endUser) {
   const { rows, next } = list
   const [error, setError] = useState(/** @type {unknown} */ (null))
   const shown = useRef(endUser)
+  const began = useRef(0)
+  /** The newest reading that has ended: what older ones bring is late. */
+  const ended = useRef(0)
   const reload = async () => {
     const filter = shown.current
-    try {
-      const found = await page("threads", { limit: 40, end_user_id: filter })
+    const number = (began.current += 1)
+    const end = (/** @type {() => void} */ take) => {
       // Not under the name of another end user, who was chosen meanwhile.
-      if (shown.current !== filter) return
-      setList((before) => renewed(before, found))
-      setError(null)
-    } catch (problem) {
-      if (shown.current === filter) setError(problem)
+      if (shown.current !== filter || number < ended.current) return
+      ended.current = number
+      take()
     }
+    await page("threads", { limit: 40, end_user_id: filter }).then(
+      (found) => end(() => { setList((before) => renewed(before, found)); setError(null) }),
+      (problem) => end(() => setError(problem)),
+    )
   }
   const more = async () => {
     const found = await page("threads", { limit: 40, end_user_id: endUser, before: next }).catch((problem) => {
@@ -97,11 +102,14 @@ function ThreadList({ list, current }) {
   const more = useAction()
   // It is the error of the list before.
   useEffect(() => more.clear(), [list.endUser])
-  if (list.rows === null) return list.error ? html`<${Problem} error=${list.error} onRetry=${list.reload} />` : html`<${Loading} lines=${6} />`
+  const problem = html`<${Problem} error=${list.error} onRetry=${list.reload} />`
+  // Threads that are known stay below the error; that there were none does not.
+  if (list.error && !list.rows?.length) return problem
+  if (list.rows === null) return html`<${Loading} lines=${6} />`
   if (list.rows.length === 0) {
     return html`<${Empty} icon="thread" title="No threads yet"><p>A thread is a conversation, to which clients post runs.</p></${Empty}>`
   }
-  return html`<ul class="thread-list">${list.rows.map((thread) => html`<li key=${thread.id}>
+  return html`${problem}<ul class="thread-list">${list.rows.map((thread) => html`<li key=${thread.id}>
       <a href=${href(`/threads/${thread.id}`)} aria-current=${thread.id === current ? "true" : undefined}>
         <span class="thread-title">${thread.active_run_id && html`<span class="pulse" title="A run is active"><span class="sr">active</span></span>`}
           <${Foreign} text=${thread.title ?? `Thread ${brief(thread.id)}`} /></span>

@@ -10,7 +10,8 @@ import { Badge, Button, Empty, Foreign, Head, Loading, Problem, Time, useInterva
 export function Page() {
   const { data, error, reload, refresh } = useRead((signal) => get("operator/workers", {}, signal), [])
   useInterval(refresh, 5_000, [])
-  if (data === null) return html`<${Head} title="Workers" /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
+  // "0 alive" and "No worker is known" are statements about now.
+  if (data === null || (error && data.items.length === 0)) return html`<${Head} title="Workers" /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   const isPart = data.items.length >= MOST
   const alive = data.items.filter((/** @type {any} */ one) => one.is_alive)
   return html`<${Head} title="Workers" actions=${html`<${Button} kind="quiet" icon="retry" label="Reload" onClick=${reload} />`} />

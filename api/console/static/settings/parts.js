@@ -88,10 +88,11 @@ export function Listing({ list, label, columns, empty, id }) {
   const more = useAction()
   // It is the error of the list before.
   useEffect(() => more.clear(), [list.key])
-  if (list.rows === null) {
-    return list.error ? html`<${Failed} error=${list.error} onRetry=${list.reload} />` : html`<${Loading} lines=${5} />`
-  }
-  if (list.rows.length === 0 && list.next === null) return empty
+  const isEmpty = list.rows?.length === 0 && list.next === null
+  // A list that was empty before the error is not shown: people would take it for the present one.
+  if (list.error && (list.rows === null || isEmpty)) return html`<${Failed} error=${list.error} onRetry=${list.reload} />`
+  if (list.rows === null) return html`<${Loading} lines=${5} />`
+  if (isEmpty) return empty
   return html`<${Problem} error=${list.error} onRetry=${list.reload} />
     <${Table} label=${label} columns=${columns} rows=${list.rows} id=${id} />
     ${list.next && html`<${Button} class="more" busy=${more.isBusy} onClick=${() => more.run(list.more)}>Show more</${Button}>`}
