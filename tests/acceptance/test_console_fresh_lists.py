@@ -10,6 +10,7 @@ from playwright.sync_api import BrowserContext, Locator, Route, expect
 
 from arkloop.shared.accounts import operators
 from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_answering import provider
 from tests.acceptance.test_console_losses import hold, refused
 from tests.acceptance.test_console_settings import press, signed_in, until_held
 from tests.caller import Caller
@@ -264,3 +265,20 @@ def test_an_outage_is_reported_in_the_list_of_threads(
 
     expect(known).to_be_visible()
     expect(listed.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_list_of_providers_that_cannot_be_read_again_is_reported(
+    context: BrowserContext, owner: Caller
+) -> None:
+    """The change was made; the list shows it once it is read."""
+    provider(owner, "vendor-model")
+    page = signed_in(context, owner, "/providers")
+    expect(page.get_by_role("button", name="Make default: vendor-model")).to_be_visible()
+    context.route("**/v1/llm-providers?*", refused(429))
+    press(page, "Make default: vendor-model")
+    expect(page.get_by_role("alert")).to_contain_text("Come back later.")
+    context.unroute("**/v1/llm-providers?*")
+    press(page, "Try again")
+
+    expect(page.get_by_role("button", name="Unset default: vendor-model")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)

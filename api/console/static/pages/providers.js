@@ -15,13 +15,16 @@ export function Page() {
   const update = async () => { routes.reload(); await providers.reload() }
   const close = () => setOpen(null)
   const done = () => { close(); void update() }
+  const rows = providers.rows ?? []
   return html`<${Head} title="Models" actions=${isAdmin() && html`<${Button} kind="primary" icon="plus" onClick=${() => setOpen({ kind: "provider" })}>Add provider</${Button}>`} />
     <div class="page">
       <p class="lead">A provider is an account at a vendor, or a compatible server of your own. Each of its models is a route for runs and personas.</p>
-      ${providers.rows === null
-        ? providers.error ? html`<${Failed} error=${providers.error} onRetry=${providers.reload} />` : html`<${Loading} />`
-        : providers.rows.length === 0 ? html`<${Empty} icon="provider" title="No providers yet"><p>Runs use the routes of the server, if it has any. Add an account of your own to use its models.</p></${Empty}>`
-          : providers.rows.map((provider) => html`<${Provider} key=${provider.id} provider=${provider} open=${setOpen} update=${update} />`)}
+      ${rows.length > 0
+        ? html`<${Problem} error=${providers.error} onRetry=${providers.reload} />
+          ${rows.map((provider) => html`<${Provider} key=${provider.id} provider=${provider} open=${setOpen} update=${update} />`)}`
+        : providers.error ? html`<${Failed} error=${providers.error} onRetry=${providers.reload} />`
+          : providers.rows === null ? html`<${Loading} />`
+            : html`<${Empty} icon="provider" title="No providers yet"><p>Runs use the routes of the server, if it has any. Add an account of your own to use its models.</p></${Empty}>`}
       ${routes.data?.some((/** @type {any} */ route) => route.source === "server") && html`<${Section} title="Routes of the server" about="Set by the operator; every organization can use them.">
         <${Table} label="Routes of the server" rows=${routes.data.filter((/** @type {any} */ route) => route.source === "server")} columns=${routeColumns} /></${Section}>`}
       <${Problem} error=${routes.error} onRetry=${routes.reload} />
