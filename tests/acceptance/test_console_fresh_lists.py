@@ -13,7 +13,8 @@ from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_answering import provider
 from tests.acceptance.test_console_losses import hold, refused
 from tests.acceptance.test_console_settings import press, signed_in, until_held
-from tests.caller import Caller
+from tests.caller import Caller, client
+from tests.clients import PASSWORD
 from tests.system import System
 
 pytestmark = [
@@ -282,3 +283,83 @@ def test_a_list_of_providers_that_cannot_be_read_again_is_reported(
 
     expect(page.get_by_role("button", name="Unset default: vendor-model")).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
+
+
+@pytest.mark.parametrize("change", ["role", "removal"])
+def test_a_member_who_is_gone_leaves_the_list(
+    context: BrowserContext, system: System, owner: Caller, change: str
+) -> None:
+    """Somebody else removed them, which the error in the dialog reports."""
+    colleague = system.colleague(owner)
+    page = signed_in(context, owner, "/members")
+    name = page.get_by_role("table", name="Members").get_by_text(colleague.login, exact=True)
+    if change == "role":
+        page.get_by_label(f"Role of {colleague.login}").select_option("admin")
+    else:
+        press(page, f"Remove {colleague.login}")
+    path = f"/v1/orgs/{owner.org_id}/members/{colleague.id}"
+    assert owner.http.delete(path).is_success
+    dialog = page.get_by_role("dialog")
+    press(dialog, "Change role" if change == "role" else "Remove member")
+    expect(dialog.get_by_role("alert")).to_contain_text("not found")
+    expect(name).to_have_count(0)
+    press(dialog, "Cancel")
+
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+@pytest.mark.parametrize("kind", ["tool", "model"])
+def test_an_item_that_is_gone_leaves_the_list(
+    context: BrowserContext, owner: Caller, kind: str
+) -> None:
+    """Somebody else deleted it, which the error in the dialog reports."""
+    if kind == "tool":
+        url = "https://shop.example.com/orders"
+        body = {"name": "vendor-tool", "description": "Look it up.", "url": url}
+        path = f"/v1/tools/{owner.made('/v1/tools', body)['id']}"
+    else:
+        of, _ = provider(owner, "vendor-model")
+        [model] = owner.get(of)["models"]
+        path = f"{of}/models/{model['id']}"
+    page = signed_in(context, owner, "/tools" if kind == "tool" else "/providers")
+    row = page.get_by_role("row").filter(has_text=f"vendor-{kind}")
+    row.get_by_role("button", name="Delete").click()
+    assert owner.http.delete(path).is_success
+    dialog = page.get_by_role("dialog")
+    press(dialog, "Delete tool" if kind == "tool" else "Delete")
+    expect(dialog.get_by_role("alert")).to_contain_text("not found")
+    expect(row).to_have_count(0)
+    press(dialog, "Cancel")
+
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_log_in_that_is_gone_leaves_the_list(context: BrowserContext, owner: Caller) -> None:
+    """Its browser signed out meanwhile."""
+    body = {"login": owner.login, "password": PASSWORD}
+    token = client(owner.url).post("/v1/auth/login", json=body).json()["access_token"]
+    page = signed_in(context, owner, "/sessions")
+    rows = page.get_by_role("table", name="Log-ins").locator("tbody tr")
+    expect(rows).to_have_count(3)  # that of the test, the other one, and the page's
+    rows.nth(1).get_by_role("button", name="End").click()
+    assert client(owner.url, token).post("/v1/auth/logout").is_success
+    dialog = page.get_by_role("dialog")
+    press(dialog, "End log-in")
+    expect(dialog.get_by_role("alert")).to_contain_text("not found")
+    expect(rows).to_have_count(2)
+    press(dialog, "Cancel")
+
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_role_that_is_not_given_is_not_shown(
+    context: BrowserContext, system: System, owner: Caller
+) -> None:
+    """The list keeps the role that a member has when the question is answered with *Cancel*."""
+    colleague = system.colleague(owner)
+    page = signed_in(context, owner, "/members")
+    role = page.get_by_label(f"Role of {colleague.login}")
+    role.select_option("admin")
+    press(page.get_by_role("dialog"), "Cancel")
+
+    expect(role).to_have_value("member")

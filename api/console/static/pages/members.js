@@ -25,6 +25,8 @@ export function Page() {
   const [isNew, setNew] = useState(false)
   const [made, setMade] = useState(/** @type {any} */ (null))
   const [leaving, setLeaving] = useState(/** @type {any} */ (null))
+  /** A member, and the role that was chosen for them. */
+  const [changing, setChanging] = useState(/** @type {any} */ (null))
   const [turn, setTurn] = useState(0)
   const onMade = (/** @type {any} */ invitation) => {
     setNew(false)
@@ -55,7 +57,7 @@ export function Page() {
     <div class="page">
       <p class="lead">${ABOUT} ${isAdmin() && isKey() && "Sign in with a password or your identity provider to change members: an API key may not."}</p>
       <${Listing} list=${members} label="Members" id=${(/** @type {any} */ member) => member.user_id}
-        columns=${columns({ org, canManage, reload, remove: setLeaving, reset })}
+        columns=${columns({ canManage, changing, change: setChanging, remove: setLeaving, reset })}
         empty=${html`<${Empty} icon="members" title="No members" />`} />
       ${canManage && html`<${Invitations} key=${turn} org=${org} />`}
     </div>
@@ -66,21 +68,25 @@ export function Page() {
     ${made?.kind === "reset" && html`<${Secret} title="Link for a new password" secret=${made.token && linkTo(`/reset/${made.token}`)} label="Link" onClose=${() => setMade(null)}
       lost="The network has lost the response that contained the link. Create another; it replaces this one.">
       <p>Send this link to <b><${Foreign} text=${made.login} /></b>. It works once, until <${Time} at=${made.expires_at} />. Their log-ins end when they use it.</p></${Secret}>`}
+    ${changing && html`<${Confirm} title="Change the role?" action="Change role" kind="primary" onClose=${() => setChanging(null)} onGone=${reload}
+      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await patch(`${org}/members/${changing.user_id}`, { role: changing.asked }, sending); await reload() }}>
+      <p><b><${Foreign} text=${changing.login} /></b> becomes ${ROLES.find(([role]) => role === changing.asked)?.[1]}. It takes effect within 5 seconds, and the invitations that they have sent are revoked.</p></${Confirm}>`}
     ${leaving && html`<${Confirm} title=${leaving.user_id === me.get()?.id ? "Leave the organization?" : "Remove this member?"} action=${leaving.user_id === me.get()?.id ? "Leave" : "Remove member"}
-      onClose=${() => setLeaving(null)} run=${onRemove}>
+      onClose=${() => setLeaving(null)} onGone=${reload} run=${onRemove}>
       <p><b><${Foreign} text=${leaving.login} /></b> loses access within 5 seconds. Their API keys of this organization are revoked; the active runs of these keys and all runs in their private threads are cancelled.</p>
       <p>Their threads, ended runs and files stay. Private threads are seen by nobody until they are a member again.</p></${Confirm}>`}`
 }
 
 /**
- * @param {{org: string, canManage: boolean, reload: () => Promise<void>, remove: (member: any) => void, reset: (member: any, sending: import("../lib/api.js").Sending) => Promise<void>}} options
+ * @param {{canManage: boolean, changing: any, change: (changing: any) => void, remove: (member: any) => void, reset: (member: any, sending: import("../lib/api.js").Sending) => Promise<void>}} options
  * @returns {import("../settings/parts.js").Column[]}
  */
-const columns = ({ org, canManage, reload, remove: onRemove, reset }) => [
+const columns = ({ canManage, changing, change, remove: onRemove, reset }) => [
   { title: "Name", isTitle: true, cell: (member) => html`<${Name} text=${member.login} />${member.user_id === me.get()?.id ? html` <span class="faint">(you)</span>` : ""}
     <span class="sub"><${Name} text=${member.email ?? ""} /></span>` },
   { title: "Role", cell: (member) => canManage && givable().some(([role]) => role === member.role)
-    ? html`<${Role} org=${org} member=${member} onDone=${reload} />` : html`<${Badge} status=${member.role} />` },
+    ? html`<${Role} member=${member} chosen=${changing?.user_id === member.user_id ? changing.asked : member.role}
+      onChoose=${(/** @type {string} */ asked) => change({ ...member, asked })} />` : html`<${Badge} status=${member.role} />` },
   { title: "Joined", class: "nowrap", cell: (member) => html`<${Time} at=${member.joined_at} />` },
   { title: "Actions", isHidden: true, cell: (member) => {
     const isSelf = member.user_id === me.get()?.id
@@ -98,32 +104,14 @@ function Reset({ member, onReset }) {
     <${Problem} error=${action.error} />`
 }
 
-/** @param {{org: string, member: any, onDone: () => Promise<void>}} props */
-function Role({ org, member, onDone }) {
-  const [asked, setAsked] = useState("")
-  const name = ROLES.find(([role]) => role === asked)?.[1]
-  const onClose = () => setAsked("")
-  return html`<select class="small" aria-label=${`Role of ${member.login}`} value=${asked || member.role} onChange=${(/** @type {any} */ event) => setAsked(event.target.value)}>
-      ${givable().map(([role, text]) => html`<option key=${role} value=${role}>${text}</option>`)}</select>
-    ${asked && asked !== member.role && html`<${Confirm} title="Change the role?" action="Change role" kind="primary" onClose=${onClose}
-      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await patch(`${org}/members/${member.user_id}`, { role: asked }, sending); await onDone() }}>
-      <p><b><${Foreign} text=${member.login} /></b> becomes ${name}. It takes effect within 5 seconds, and the invitations that they have sent are revoked.</p></${Confirm}>`}`
-}
+/** @param {{member: any, chosen: string, onChoose: (role: string) => void}} props */
+const Role = ({ member, chosen, onChoose }) => html`<select class="small" aria-label=${`Role of ${member.login}`} value=${chosen}
+  onChange=${(/** @type {any} */ event) => onChoose(event.target.value)}>${givable().map(([role, text]) => html`<option key=${role} value=${role}>${text}</option>`)}</select>`
 
 /** @param {{org: string}} props */
 function Invitations({ org }) {
   const list = useList(`${org}/invitations`, { limit: 50 })
   const [leaving, setLeaving] = useState(/** @type {any} */ (null))
-  const revoke = async (/** @type {import("../lib/api.js").Sending} */ sending) => {
-    try {
-      await remove(`${org}/invitations/${leaving.id}`, sending)
-    } catch (error) {
-      // It may have been accepted: the error is to be seen, and the invitation is not.
-      if (error instanceof ApiError && error.status === 404) await list.reload()
-      throw error
-    }
-    await list.reload()
-  }
   return html`<${Section} title="Open invitations">
     <${Listing} list=${list} label="Open invitations" empty=${html`<${Empty} icon="members" title="No open invitations"><p>Accepted and expired ones are not listed.</p></${Empty}>`}
       columns=${[
@@ -134,8 +122,8 @@ function Invitations({ org }) {
         { title: "Actions", isHidden: true, cell: (/** @type {any} */ one) => html`<${Button} kind="quiet" class="small danger-text"
           aria-label=${`Revoke the invitation for ${one.name}`} onClick=${() => setLeaving(one)}>Revoke</${Button}>` },
       ]} />
-    ${leaving && html`<${Confirm} title="Revoke this invitation?" action="Revoke invitation" onClose=${() => setLeaving(null)}
-      run=${revoke}>
+    ${leaving && html`<${Confirm} title="Revoke this invitation?" action="Revoke invitation" onClose=${() => setLeaving(null)} onGone=${list.reload}
+      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(`${org}/invitations/${leaving.id}`, sending); await list.reload() }}>
       <p>The link for <b><${Foreign} text=${leaving.name} /></b> stops working.</p></${Confirm}>`}
   </${Section}>`
 }

@@ -31,7 +31,7 @@ export function Page() {
     </div>
     ${open?.kind === "provider" && html`<${ProviderForm} provider=${open.provider ?? null} onDone=${done} onClose=${close} />`}
     ${open?.kind === "model" && html`<${ModelForm} provider=${open.provider} model=${open.model ?? null} onDone=${done} onClose=${close} />`}
-    ${open?.kind === "delete" && html`<${Confirm} title=${open.model ? "Delete this model?" : "Delete this provider?"} action="Delete" onClose=${close}
+    ${open?.kind === "delete" && html`<${Confirm} title=${open.model ? "Delete this model?" : "Delete this provider?"} action="Delete" onClose=${close} onGone=${update}
       run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(`llm-providers/${open.provider.id}${open.model ? `/models/${open.model.id}` : ""}`, sending); await update() }}>
       <p><b><${Foreign} text=${open.model?.model ?? open.provider.name} /></b>${open.model ? "" : " and all its models"}: runs that are queued or waiting and use it fail; one that is executing continues until it waits.</p></${Confirm}>`}`
 }

@@ -27,7 +27,7 @@ function Sessions() {
         ? html`<${Button} kind="quiet" class="small" onClick=${logOut}>Sign out</${Button}>`
         : html`<${Button} kind="quiet" class="small danger-text" onClick=${() => setEnding(one)}>End</${Button}>` },
     ]} />
-    ${ending && html`<${Confirm} title="End this log-in?" action="End log-in" onClose=${() => setEnding(null)}
+    ${ending && html`<${Confirm} title="End this log-in?" action="End log-in" onClose=${() => setEnding(null)} onGone=${reload}
       run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(`auth/sessions/${ending.id}`, sending); reload() }}>
       <p>Its pages and streams stop working within 5 seconds. Runs and API keys are not affected.</p></${Confirm}>`}`
 }

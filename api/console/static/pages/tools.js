@@ -25,7 +25,8 @@ export function Page() {
     ${open?.kind === "edit" && html`<${Edit} tool=${open.tool ?? null} onSaved=${onSaved} onClose=${close} />`}
     ${open?.kind === "secret" && html`<${Secret} title="Signing secret" secret=${open.tool.signing_secret} label="Signing secret" lost=${LOST} onClose=${close}><${Verified} tool=${open.tool} /></${Secret}>`}
     ${open?.kind === "rotate" && html`<${Rotation} path=${`tools/${open.tool.id}`} signed="calls" onClose=${close}><${Verified} tool=${open.tool} /></${Rotation}>`}
-    ${open?.kind === "delete" && html`<${Confirm} title="Delete this tool?" action="Delete tool" onClose=${close} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(`tools/${open.tool.id}`, sending); await list.reload() }}>
+    ${open?.kind === "delete" && html`<${Confirm} title="Delete this tool?" action="Delete tool" onClose=${close} onGone=${list.reload}
+      run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(`tools/${open.tool.id}`, sending); await list.reload() }}>
       <p><b><${Foreign} text=${open.tool.name} /></b> is not called again. In active runs the model reads that it was deleted; later runs do without it.</p></${Confirm}>`}`
 }
 

@@ -148,13 +148,18 @@ export const Secret = ({ title, secret, label, children, onClose, lost }) => htm
 </${Dialog}>`
 
 /**
- * A question before something that cannot be undone.
- * @param {{title: string, children: any, action: string, run: (sending: import("../lib/api.js").Sending) => Promise<unknown>, onClose: () => void, kind?: "danger" | "primary"}} props
+ * A question before a change. Where the service does not have its object any more, the dialog says so, and `onGone`
+ * rereads the list: the dialog must not be in its row.
+ * @param {{title: string, children: any, action: string, run: (sending: import("../lib/api.js").Sending) => Promise<unknown>, onClose: () => void, onGone?: () => void, kind?: "danger" | "primary"}} props
  */
-export function Confirm({ title, children, action, run, onClose, kind = "danger" }) {
+export function Confirm({ title, children, action, run, onClose, onGone, kind = "danger" }) {
   const doing = useAction()
   const go = async () => {
-    if (await doing.run(run)) onClose()
+    const isDone = await doing.run((sending) => run(sending).catch((error) => {
+      if (error instanceof ApiError && error.status === 404) onGone?.()
+      throw error
+    }))
+    if (isDone) onClose()
   }
   return html`<${Dialog} title=${title} onClose=${onClose}>
     <div class="confirm">${children}</div>
