@@ -3,11 +3,12 @@
 from datetime import datetime, timedelta
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_settings import go, press, row, signed_in, until
 from tests.caller import Caller
+from tests.clients import PASSWORD
 
 pytestmark = [
     pytest.mark.browser,
@@ -70,6 +71,88 @@ def test_esc_closes_no_dialog_of_an_ended_session(
     press_escape(page, knows_closedby=knows_closedby)
 
     expect(dialog).to_be_visible()
+
+
+def end_session(context: BrowserContext, page: Page) -> None:
+    """Let the next request find that the log-in has ended."""
+    context.clear_cookies()
+    page.clock.set_fixed_time(datetime.now().astimezone() + timedelta(minutes=16))
+
+
+def sign_in_again(page: Page) -> None:
+    dialog = page.get_by_role("dialog", name="Your session has ended")
+    dialog.get_by_label("Password").fill(PASSWORD)
+    press(dialog, "Sign in")
+    expect(dialog).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [("/members", "Members"), ("/sessions", "Log-ins"), ("/threads", "Threads")],
+)
+def test_a_page_continues_once_somebody_has_signed_in_again(
+    context: BrowserContext, user: Caller, address: str, name: str
+) -> None:
+    """It reads what the end of the session has kept from it, without *Try again*."""
+    user.thread(title="Known before")
+    page = signed_in(context, user, "/keys")
+    end_session(context, page)
+    go(page, address)
+    sign_in_again(page)
+
+    own = user.login if address == "/members" else "This browser"
+    text = "Known before" if address == "/threads" else own
+    shown = page.get_by_label(name, exact=True).get_by_text(text, exact=True).first
+    expect(shown).to_be_visible(timeout=5_000)  # the timer of the threads would read them later
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_older_runs_are_read_again_once_somebody_has_signed_in_again(
+    context: BrowserContext, user: Caller
+) -> None:
+    """No timer reads them: their error would stay until *Try again* is pressed."""
+    run_id = user.run({"say": "Heard."})
+    user.ended(run_id)
+    [row] = user.get("/v1/runs")
+
+    def serve(route: Route) -> None:
+        is_first = "before=" not in route.request.url
+        shown = row if is_first else {**row, "run_id": "older"}
+        route.fulfill(json=[shown], headers={"X-Next-Cursor": "more"} if is_first else {})
+
+    context.route("**/v1/runs?*", serve)
+    page = signed_in(context, user, "/runs")
+    press(page, "Older runs")
+    expect(page.locator("tbody tr")).to_have_count(2)
+    end_session(context, page)
+    press(page, "Reload")
+    sign_in_again(page)
+
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.locator("tbody tr")).to_have_count(1)
+
+
+def test_more_rows_can_be_shown_once_somebody_has_signed_in_again(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The error of the first attempt, which asks to sign in, goes with the session that ended."""
+    for name in ("First", "Second"):
+        user.made("/v1/api-keys", {"name": name, "scopes": ["data.runs.read"]})
+
+    def serve_one(route: Route) -> None:
+        route.continue_(url=route.request.url.replace("limit=50", "limit=1"))
+
+    context.route("**/v1/audit-logs?*", serve_one)
+    page = signed_in(context, user, "/audit")
+    rows, button = page.locator("tbody tr"), page.get_by_role("button", name="Show more")
+    expect(rows).to_have_count(1)
+    end_session(context, page)
+    button.click()
+    sign_in_again(page)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    button.click()
+
+    expect(rows).to_have_count(2)
 
 
 def test_esc_closes_any_other_dialog(context: BrowserContext, user: Caller) -> None:

@@ -6,7 +6,7 @@ import { classes, html, useEffect, useId, useRef, useState } from "../lib/html.j
 import { go, href } from "../lib/router.js"
 import { byField } from "../settings/fields.js"
 import { Icon } from "../ui/icons.js"
-import { Badge, Button, Empty, Foreign, Head, Loading, Problem, Time, useAction, useInterval } from "../ui/parts.js"
+import { Badge, Button, Empty, Foreign, Head, Loading, Problem, Time, useAction, useInterval, useNextSession } from "../ui/parts.js"
 
 const STATUSES = ["running", "waiting_for_input", "completed", "failed", "cancelled"]
 const PERIODS = /** @type {Record<string, number>} */ ({ "Last hour": 3_600_000, "Last 24 hours": 86_400_000, "Last 7 days": 604_800_000, "Last 30 days": 2_592_000_000 })
@@ -128,6 +128,7 @@ function useRuns(filters) {
   }, [key])
   // Only the first page is kept fresh: older ones would jump while they are read.
   useInterval(() => !isExtended.current && void load(true), 10_000, [key])
+  useNextSession(state.error, () => void load())
   // Its error is of the list before.
   useEffect(() => more.clear(), [key])
   const loadMore = async () => {

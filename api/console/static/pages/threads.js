@@ -7,7 +7,7 @@ import { classes, html, useEffect, useRef, useState } from "../lib/html.js"
 import { href } from "../lib/router.js"
 import { may } from "../lib/session.js"
 import { Icon } from "../ui/icons.js"
-import { Button, Empty, Foreign, Loading, Problem, Time, useAction, useInterval } from "../ui/parts.js"
+import { Button, Empty, Foreign, Loading, Problem, Time, useAction, useInterval, useNextSession } from "../ui/parts.js"
 
 /** @param {{id?: string, params: URLSearchParams}} props */
 export function Page({ id, params }) {
@@ -94,6 +94,7 @@ function useThreads(endUser) {
     void reload()
   }, [endUser])
   useInterval(reload, 20_000, [endUser])
+  useNextSession(error, reload)
   return { endUser, rows, next, error, reload, more, onDelete }
 }
 

@@ -6,7 +6,7 @@ import { isKey, may, me } from "../lib/session.js"
 import { useStore } from "../lib/store.js"
 import { PAGES } from "../pages.js"
 import { Icon } from "../ui/icons.js"
-import { Button, Copy, Dialog, Empty, Foreign, Loading, Problem, useAction } from "../ui/parts.js"
+import { Button, Copy, Dialog, Empty, Foreign, Loading, Problem, useAction, useNextSession } from "../ui/parts.js"
 
 /** @typedef {{key: string, rows: any[] | null, next: string | null, error: unknown, reload: () => Promise<void>, refresh: () => void, more: () => Promise<void>}} List
  * `key` is its path and `params`; `reload` is for what was changed; `refresh` is for timers, and leaves requests that are under way alone */
@@ -61,6 +61,7 @@ export function useList(path, params = {}) {
     asked.current += 1
     if (control !== null) await read(control.signal)
   }
+  useNextSession(state.error, () => void reload())
   const refresh = () => void (control !== null && open.current === 0 && read(control.signal, true))
   const changes = useStore(calledOff)
   useEffect(() => void (changes > 0 && reload()), [changes])

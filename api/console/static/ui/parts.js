@@ -4,6 +4,7 @@ import { exactly, plain, when, words } from "../lib/format.js"
 import { classes, html, useEffect, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { reached } from "../lib/reached.js"
 import { SignedOut } from "../lib/refusals.js"
+import { state as session } from "../lib/session.js"
 import { store, useStore } from "../lib/store.js"
 import { Icon } from "./icons.js"
 
@@ -215,7 +216,20 @@ export function useRead(read, keys) {
     if (isLost) setState((before) => ({ ...before, error: new NetworkError() }))
     if (isLost || began.current === null) reload()
   }
+  useNextSession(state.error, reload)
   return { ...state, reload, refresh }
+}
+
+/**
+ * Read again after a new sign-in if the ended session was the error.
+ * @param {unknown} error why it was not read
+ * @param {() => void} reload
+ */
+export function useNextSession(error, reload) {
+  const now = useStore(session)
+  useEffect(() => {
+    if (now === "in" && error instanceof SignedOut) reload()
+  }, [now])
 }
 
 /**
@@ -249,7 +263,9 @@ export function useAction() {
       return false
     }
   }
-  return { ...state, run, clear: () => setState({ isBusy: false, error: null }) }
+  const clear = () => setState({ isBusy: false, error: null })
+  useNextSession(state.error, clear)
+  return { ...state, run, clear }
 }
 
 /** Call something now and then while the page is looked at. @param {() => void} call @param {number} ms @param {unknown[]} keys */
