@@ -171,6 +171,18 @@ def test_usage_says_that_there_are_cheaper_end_users(context: BrowserContext, us
     expect(page.get_by_text("The 20 most expensive.")).to_be_visible(timeout=30_000)
 
 
+def test_usage_names_its_month_and_its_zone(context: BrowserContext, user: Caller) -> None:
+    """The month, like the days, is one of UTC; in a tab that stays open it may have ended."""
+    total = {"runs": 1, "input_tokens": 1, "output_tokens": 1, "cache_read_tokens": 0}
+    body = {**total, "cost_usd": 0.5, "this_month": {"month": "2026-11", "cost_usd": 12.5}}
+    context.route("**/v1/me/usage?*", lambda route: route.fulfill(json=body))
+    page = signed_in(context, user, "/usage")
+    cost = page.locator(".figures div").filter(has_text="$12.50")
+
+    expect(cost.locator("dt")).to_have_text("Cost in 2026-11")
+    expect(page.get_by_role("heading", name="By day (UTC)", exact=True)).to_be_visible()
+
+
 def test_values_of_another_key_of_metadata_are_not_shown(
     context: BrowserContext, user: Caller
 ) -> None:

@@ -85,10 +85,10 @@ export function Page({ params }) {
         <dl class="figures">
           ${[["Cost", money(data.total.cost_usd)], ["Runs", count(data.total.runs)], ["Input tokens", short(data.total.input_tokens)],
             ["Read from caches", share(data.total.cache_read_tokens, data.total.input_tokens)], ["Output tokens", short(data.total.output_tokens)],
-            ["Cost this month", money(data.total.this_month.cost_usd)]].map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}
+            [`Cost in ${data.total.this_month.month}`, money(data.total.this_month.cost_usd)]].map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}
         </dl>`}
       ${data.daily && html`
-        <section class="panel"><header class="panel-head"><h2>By day</h2>
+        <section class="panel"><header class="panel-head"><h2>By day (UTC)</h2>
           <div class="chips" role="group" aria-label="Measure">${MEASURES.map(([name, label]) => html`<button type="button" key=${name}
             class=${classes("chip", name === measure && "on")} aria-pressed=${name === measure} onClick=${() => set({ measure: name })}>${label}</button>`)}</div></header>
           <${Days} rows=${data.daily} measure=${measure} /></section>`}
@@ -140,7 +140,7 @@ function Days({ rows, measure }) {
     <p class="chart-at" aria-hidden="true">${chosen ? html`<b>${label(chosen.date)}</b> ${money(chosen.cost_usd)} · ${count(chosen.runs)} runs
       · ${short(chosen.input_tokens + chosen.output_tokens)} tokens` : html`<span class="faint">Point at a day to see its numbers</span>`}</p>
     <svg width=${width} height=${HEIGHT} viewBox=${`0 0 ${width} ${HEIGHT}`} role="img" onPointerLeave=${() => setAt(null)}
-      aria-label=${`By day, from ${label(rows[0]?.date ?? "")} to ${label(rows.at(-1)?.date ?? "")}: at most ${shown(Math.max(...values, 0), measure)} a day`}>
+      aria-label=${`By day (UTC), from ${label(rows[0]?.date ?? "")} to ${label(rows.at(-1)?.date ?? "")}: at most ${shown(Math.max(...values, 0), measure)} a day`}>
       ${parts.map(({ value, text }) => html`<g key=${value}><line class="grid" x1=${left} x2=${width} y1=${y(value)} y2=${y(value)} />
         <text class="tick" x=${left - 8} y=${y(value) + 4} text-anchor="end">${text}</text></g>`)}
       ${rows.map((row, index) => html`<g key=${row.date} onPointerEnter=${() => setAt(index)}>
@@ -150,7 +150,7 @@ function Days({ rows, measure }) {
           height=${values[index] > 0 ? Math.max(2, HEIGHT - AXIS - y(values[index])) : 0} rx="2" />
         ${index % every === 0 && html`<text class="tick" x=${left + (index + 0.5) * step} y=${HEIGHT - 7} text-anchor="middle">${label(row.date)}</text>`}</g>`)}
     </svg>
-    <table class="sr"><caption>By day</caption><thead><tr><th scope="col">Day</th><th scope="col">Cost</th><th scope="col">Runs</th></tr></thead>
+    <table class="sr"><caption>By day (UTC)</caption><thead><tr><th scope="col">Day</th><th scope="col">Cost</th><th scope="col">Runs</th></tr></thead>
       <tbody>${rows.map((row) => html`<tr key=${row.date}><td>${row.date}</td><td>${money(row.cost_usd)}</td><td>${row.runs}</td></tr>`)}</tbody></table>
   </div>`
 }
