@@ -276,6 +276,8 @@ class _Request:
 
     def _supersede_first(self) -> None:
         run = self.pending[0]
+        for ended in (self._active, run):
+            self.new.actor.check_may_write(ended.created_by_user_id)
         place = self._first_place()
         moved = (
             update(messages)

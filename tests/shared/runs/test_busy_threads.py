@@ -15,8 +15,10 @@ from arkloop.shared.runs.endings import Outcome
 from arkloop.shared.runs.thread_queue import MAX_WAITING
 from arkloop.shared.storage.signals import canceller_of
 from arkloop.shared.storage.tables.threads import messages, threads
+from tests.clients import Register, User
 from tests.shared.runs.busy_thread import LATER, BusyThread
 from tests.shared.runs.test_endings import cancelled, completed
+from tests.shared.runs.test_queries import actor_of
 from tests.stored_runs import StoredRuns
 from tests.waiting import in_parallel
 
@@ -178,6 +180,27 @@ def test_an_interrupt_needs_the_right_to_cancel(thread: BusyThread) -> None:
     with pytest.raises(Forbidden):
         thread.say("b", "interrupt", actor=member)
     assert "queued" == thread.stored.state(first.run_id)
+
+
+@pytest.mark.parametrize("on_busy", ["interrupt", "rollback"])
+def test_another_interrupt_needs_the_right_to_cancel_the_next_run(
+    stored: StoredRuns, on_busy: str, register: Register, alice: User
+) -> None:
+    """In a member's thread an admin's run executes, or only is the one to be next."""
+    member = actor_of(register(org_of=alice, role="member"), "member")
+    for first_of in (stored.actor, member):
+        thread = BusyThread(replace(stored, actor=member))
+        first = thread.say("a", actor=first_of)
+        thread.claim(first.run_id)
+        second = thread.say("b", "interrupt", actor=stored.actor)
+
+        with pytest.raises(Forbidden):
+            thread.say("c", on_busy)
+
+        assert (["executing", "pending"], ["a", "b"]) == (thread.states(), thread.texts())
+        assert second.run_id == stored.row(first.run_id)["superseded_by"]
+        third = thread.say("c", on_busy, actor=stored.actor)
+        assert str(third.run_id) == superseded_by(thread, second.run_id)
 
 
 def test_requests_of_one_moment_are_all_accepted(thread: BusyThread) -> None:
