@@ -9,21 +9,23 @@ author wrote it.
 """
 
 import json
+import logging
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
-from itertools import chain
-from typing import Any, NamedTuple
-from urllib.parse import unquote
+from collections.abc import Mapping
+from typing import Any
 
 import jsonschema_rs
 
-from arkloop.shared.json_schema import MAX_DEPTH, InvalidSchema, short
+from arkloop.shared import merged_properties
+from arkloop.shared.json_schema import InvalidSchema, short
 from arkloop.shared.required_properties import only_defined
+from arkloop.shared.schema_pointers import parts_of, target_of
+
+log = logging.getLogger(__name__)
 
 #: Of the portable form of a schema that was checked, and of the copies of what is referred to.
 MAX_CHARACTERS = 64 * 1024
-
 #: Keywords with a schema, with a list of them, and with one for each name.
 _SCHEMA = frozenset(
     {
@@ -51,15 +53,9 @@ _ANNOTATIONS = (
 _WITH_SCHEMAS = _SCHEMA | _LIST_OF_SCHEMAS | _MAP_OF_SCHEMAS | {"$ref"}
 _BOUNDS = (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum"))
 
-_COMPOSITIONS = ("allOf", "anyOf", "oneOf")
-_NOT_AT_THE_TOP = (*_COMPOSITIONS, "enum", "not")
-#: Stands for `then`, `else` and the like, which hold for some values only.
-_CONDITIONAL = "if"
-#: Keywords with schemas that hold for each value.
-_FOR_ALL = ("$ref", "allOf")
+_NOT_AT_THE_TOP = (*merged_properties.COMPOSITIONS, "enum", "not")
 #: Only the escapes of a pointer can make it another one than that of the name.
 _TO_DEFINITION = re.compile(r"#/\$defs/([^/~%]+)")
-_INDEX = re.compile(r"0|[1-9][0-9]*")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -68,9 +64,14 @@ def portable(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
     The properties of `anyOf` and the like at the top become those of the top, so that the model
     knows them, and so do those of `then` and the like within. Of the required ones, those become so
-    that every alternative requires.
+    that every alternative requires. Alternatives that are too large to merge are left out.
     """
-    return _rebuilt(schema)[0]
+    rebuilt, rebuilding = _rebuilt(schema)
+    if not rebuilding.is_whole:
+        log.warning(
+            "schema too large to merge its alternatives: the model does not get their properties"
+        )
+    return rebuilt
 
 
 def check(schema: Mapping[str, Any]) -> None:
@@ -83,14 +84,14 @@ def check(schema: Mapping[str, Any]) -> None:
     rebuilt, rebuilding = _rebuilt(schema)
     # A `$schema` would be followed: to another draft, or to an address that a server chose.
     sent = {keyword: value for keyword, value in rebuilt.items() if keyword != "$schema"}
+    if not rebuilding.is_whole or rebuilding.remaining < 0 or _length(sent) > MAX_CHARACTERS:
+        raise InvalidSchema("The schema is too large.")
     try:
         jsonschema_rs.meta.validate(sent)
     except jsonschema_rs.ValidationError as error:
         raise InvalidSchema(f"Not a JSON Schema: {short(error.message)}") from None
     if rebuilding.dangling:
         raise InvalidSchema(f"Unresolvable `$ref`: {short(rebuilding.dangling[0])}")
-    if rebuilding.remaining < 0 or _length(sent) > MAX_CHARACTERS:
-        raise InvalidSchema("The schema is too large.")
 
 
 def _length(schema: Any) -> int:
@@ -99,9 +100,15 @@ def _length(schema: Any) -> int:
 
 def _rebuilt(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], "_Rebuilding"]:
     """Return the portable form, and the walk that has made it."""
-    is_flat = not any(keyword in schema for keyword in _NOT_AT_THE_TOP)
     rebuilding = _Rebuilding(schema)
-    found = only_defined(rebuilding.top(schema if is_flat else _flattened(schema)))
+    flat = schema
+    if any(keyword in schema for keyword in _NOT_AT_THE_TOP):
+        flat = {keyword: schema[keyword] for keyword in schema if keyword not in _NOT_AT_THE_TOP}
+        try:
+            flat |= merged_properties.merged(schema, _length(schema))
+        except InvalidSchema:
+            rebuilding.is_whole = False
+    found = only_defined(rebuilding.top(flat))
     if found is not schema:
         found = {keyword: value for keyword, value in found.items() if keyword != "$schema"}
     return found, rebuilding
@@ -113,7 +120,7 @@ class _Rebuilding:
     What a reference leads to is copied to the definitions of the top, unless it is one of these. So
     whatever is changed or left out elsewhere, the reference still leads to it. `dangling` are the
     references that lead nowhere in `root`, which are left out; `remaining` are the characters that
-    the copies may still have.
+    the copies may still have. `is_whole` is false if the alternatives were too large to merge.
     """
 
     def __init__(self, root: Mapping[str, Any]) -> None:
@@ -125,6 +132,7 @@ class _Rebuilding:
         self._numbers: Counter[str] = Counter()  # by the names without them
         self._waiting: deque[tuple[str, Any]] = deque()
         self.dangling: list[str] = []
+        self.is_whole = True
         self.remaining = MAX_CHARACTERS
 
     def top(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -183,8 +191,8 @@ class _Rebuilding:
         definition = _TO_DEFINITION.fullmatch(given)
         if definition is not None and definition[1] in self._own:
             return given
-        pointer = _pointer(given)
-        target = None if pointer is None else _target(self._root, pointer)
+        pointer = parts_of(given)
+        target = None if pointer is None else target_of(self._root, pointer)
         if pointer is None or not isinstance(target, Mapping | bool):
             self.dangling.append(given)
             return None
@@ -214,29 +222,6 @@ def _object(schema: Any) -> Any:
     return schema
 
 
-def _pointer(reference: str) -> tuple[str, ...] | None:
-    """Return the parts of a reference within the schema, None for one that leads elsewhere."""
-    if reference == "#":
-        return ()
-    if not reference.startswith("#/"):
-        return None
-    parts = unquote(reference[2:]).split("/")
-    return tuple(part.replace("~1", "/").replace("~0", "~") for part in parts)
-
-
-def _target(root: Mapping[str, Any], pointer: tuple[str, ...]) -> Any:
-    """Return what is at a pointer, None if there is nothing."""
-    target: Any = root
-    for part in pointer:
-        if isinstance(target, list) and not _INDEX.fullmatch(part):
-            return None
-        try:
-            target = target[int(part) if isinstance(target, list) else part]
-        except (LookupError, TypeError, ValueError):
-            return None
-    return target
-
-
 def _modernized(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a schema without what older drafts write differently, and with what OpenAI misses."""
     first = schema.get("items")
@@ -259,114 +244,3 @@ def _modernized(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _may_be_array(kind: Any) -> bool:
     return kind == "array" or (isinstance(kind, list) and "array" in kind)
-
-
-def _flattened(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema with the properties of its alternatives, and without these."""
-    flat = {keyword: schema[keyword] for keyword in schema if keyword not in _NOT_AT_THE_TOP}
-    members = _Merging(schema).members(schema)
-    if members.properties:
-        flat["properties"] = {name: _joined(found) for name, found in members.properties.items()}
-    if members.required:
-        flat["required"] = members.required
-    return flat
-
-
-#: Stands for the schema of an alternative that does not have the property: each value is valid.
-_ANY: Any = object()
-#: Lists of schemas for a property: a value is to match one of each list.
-_Found = list[list[Any]]
-
-
-def _joined(found: _Found) -> Any:
-    """Return one schema for a property of the top."""
-    strict = [either for either in found if _ANY not in either]
-    if not strict:  # The model is to know it even if only some alternatives have it.
-        return _one("anyOf", [schema for schema in _union(found) if schema is not _ANY])
-    return _one("allOf", [_one("anyOf", either) for either in strict])
-
-
-def _alternative(found: _Found) -> list[Any]:
-    """Return the schemas for a property within an alternative, of which a value matches one.
-
-    Those of nested alternatives are left out beside others: composed at each level, they could grow
-    far beyond the size of the whole.
-    """
-    own = [either[0] for either in found if len(either) == 1]
-    if own:
-        return [_one("allOf", own)]
-    return next((either for either in found if _ANY not in either), None) or _union(found)
-
-
-def _one(keyword: str, schemas: list[Any]) -> Any:
-    return schemas[0] if len(schemas) == 1 else {keyword: schemas}
-
-
-def _union(lists: Iterable[list[Any]]) -> list[Any]:
-    different: list[Any] = []
-    for item in chain.from_iterable(lists):
-        if item not in different:
-            different.append(item)
-    return different
-
-
-class _Members(NamedTuple):
-    properties: dict[str, _Found]
-    required: list[str]
-
-
-class _Merging:
-    """The merging of the properties of a schema's alternatives."""
-
-    def __init__(self, root: Mapping[str, Any]) -> None:
-        self._root = root
-        self._known: dict[str, _Members] = {}  # by reference
-
-    def members(self, schema: Any, depth: int = 0) -> _Members:
-        """Return the properties that a value may have, and the names of those that it must have."""
-        if depth > MAX_DEPTH or not isinstance(schema, Mapping):
-            return _Members({}, [])
-        own = schema.get("properties")
-        properties = {name: [[own[name]]] for name in own} if isinstance(own, Mapping) else {}
-        required = dict.fromkeys(_names(schema.get("required")))
-        for keyword in ("$ref", *_COMPOSITIONS, _CONDITIONAL):
-            parts = self._parts(keyword, schema, depth + 1)
-            having: dict[str, list[_Found]] = {}
-            for part in parts:
-                for name, found in part.properties.items():
-                    having.setdefault(name, []).append(found)
-            for name, among in having.items():
-                lists = [*chain.from_iterable(among)]
-                if keyword not in _FOR_ALL:
-                    others = [[_ANY]] if len(among) < len(parts) else []
-                    lists = [_union([*map(_alternative, among), *others])]
-                properties[name] = _union([properties.get(name, []), lists])
-            by_all = set.intersection(*(set(part.required) for part in parts)) if parts else ()
-            for name in chain.from_iterable(part.required for part in parts):
-                if name in by_all or keyword in _FOR_ALL:
-                    required[name] = None
-        return _Members(properties, [*required])
-
-    def _parts(self, keyword: str, schema: Mapping[str, Any], depth: int) -> list[_Members]:
-        if keyword == _CONDITIONAL:
-            named = [schema.get(one) for one in ("dependencies", "dependentSchemas")]
-            cases = chain(*(one.values() for one in named if isinstance(one, Mapping)))
-            # None of them may apply.
-            either = [schema.get("then"), schema.get("else"), *cases, None]
-            return [self.members(one, depth) for one in either]
-        value = schema.get(keyword)
-        if isinstance(value, list):
-            return [self.members(one, depth) for one in value]
-        if keyword != "$ref" or not isinstance(value, str):
-            return []
-        if value not in self._known:
-            self._known[value] = _Members({}, [])  # where it refers to itself
-            pointer = _pointer(value)
-            target = None if pointer is None else _target(self._root, pointer)
-            self._known[value] = self.members(target, depth)
-        return [self._known[value]]
-
-
-def _names(required: Any) -> list[str]:
-    names = required if isinstance(required, list) else []
-    return [name for name in names if isinstance(name, str)]

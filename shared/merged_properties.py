@@ -1,0 +1,178 @@
+"""The properties of an object that a JSON Schema describes by alternatives.
+
+What `allOf`, `anyOf`, `then` and the like say of a property is composed to one schema. The work has
+a bound: references may repeat what they lead to at each level, so that a small schema could have
+members without end.
+"""
+
+import json
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from itertools import chain
+from typing import Any, NamedTuple
+
+from arkloop.shared.json_schema import MAX_DEPTH, InvalidSchema
+from arkloop.shared.schema_pointers import parts_of, target_of
+
+COMPOSITIONS = ("allOf", "anyOf", "oneOf")
+#: Stands for `then`, `else` and the like, which hold for some values only.
+_CONDITIONAL = "if"
+#: Keywords with schemas that hold for each value.
+_FOR_ALL = ("$ref", "allOf")
+
+#: Steps, and characters of what is composed: for 64 KiB a tenth of a second. A small schema may
+#: have a union whose alternatives share a base of many fields.
+_LEAST_WORK = 131_072
+_WORK_PER_CHARACTER = 8
+_WORK_PER_NAME = 8
+
+
+def merged(schema: Mapping[str, Any], characters: int) -> dict[str, Any]:
+    """Return the merged `properties` and `required` of a schema of this length, if it has any.
+
+    Raises: InvalidSchema: its alternatives are too large to merge.
+    """
+    return _Merging(schema, _LEAST_WORK + _WORK_PER_CHARACTER * characters).merged()
+
+
+#: Stands for the schema of an alternative that does not have the property: each value is valid.
+_ANY: Any = object()
+#: Lists of schemas for a property: a value is to match one of each list.
+_Found = list[list[Any]]
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
+class _Members(NamedTuple):
+    properties: dict[str, _Found]
+    required: list[str]
+    work: int = 0  # of merging them with others
+
+
+class _Merging:
+    """The merging of the properties of a schema's alternatives.
+
+    Schemas are compared by their text, so that the work grows with their number and not with its
+    square.
+    """
+
+    def __init__(self, root: Mapping[str, Any], work: int) -> None:
+        self._root = root
+        self._known: dict[tuple[str, ...] | None, _Members] = {}  # by pointer
+        self._texts = {id(_ANY): ""}  # of schemas, by id
+        self._composed: list[Any] = []  # kept, so that no other one gets the id
+        self._remaining = work
+
+    def merged(self) -> dict[str, Any]:
+        """Return `properties` and `required` of the whole, without those that would be empty."""
+        properties, required, _ = self._members(self._root)
+        named = {name: self._joined(found) for name, found in properties.items()}
+        merged = {"properties": named, "required": required}
+        return {keyword: value for keyword, value in merged.items() if value}
+
+    def _members(self, schema: Any, depth: int = 0) -> _Members:
+        """Return the properties that a value may have, and the names of those that it must have."""
+        if depth > MAX_DEPTH or not isinstance(schema, Mapping):
+            return _Members({}, [])
+        own = schema.get("properties")
+        own = own if isinstance(own, Mapping) else {}
+        properties = {name: [[self._noted(one)]] for name, one in own.items()}
+        required = dict.fromkeys(_names(schema.get("required")))
+        for keyword in ("$ref", *COMPOSITIONS, _CONDITIONAL):
+            parts = self._parts(keyword, schema, depth + 1)
+            self._spend(len(parts) + sum(part.work for part in parts))
+            having: dict[str, list[_Found]] = {}
+            for part in parts:
+                for name, found in part.properties.items():
+                    having.setdefault(name, []).append(found)
+            for name, among in having.items():
+                lists = [*chain.from_iterable(among)]
+                if keyword not in _FOR_ALL:
+                    others = [[_ANY]] if len(among) < len(parts) else []
+                    lists = [_union([*map(self._alternative, among), *others], self._text)]
+                properties[name] = _union([properties.get(name, []), lists], self._texts_of)
+            by_all = set.intersection(*(set(part.required) for part in parts)) if parts else ()
+            for name in chain.from_iterable(part.required for part in parts):
+                if name in by_all or keyword in _FOR_ALL:
+                    required[name] = None
+        schemas = sum(len(either) for found in properties.values() for either in found)
+        work = len(required) + _WORK_PER_NAME * len(properties) + schemas
+        return _Members(properties, [*required], work)
+
+    def _parts(self, keyword: str, schema: Mapping[str, Any], depth: int) -> list[_Members]:
+        if keyword == _CONDITIONAL:
+            named = [schema.get(one) for one in ("dependencies", "dependentSchemas")]
+            cases = chain(*(one.values() for one in named if isinstance(one, Mapping)))
+            # None of them may apply.
+            either = [schema.get("then"), schema.get("else"), *cases, None]
+            return [self._members(one, depth) for one in either]
+        value = schema.get(keyword)
+        if isinstance(value, list):
+            return [self._members(one, depth) for one in value]
+        if keyword != "$ref" or not isinstance(value, str):
+            return []
+        pointer = parts_of(value)
+        if pointer not in self._known:
+            self._known[pointer] = _Members({}, [])  # where it refers to itself
+            target = None if pointer is None else target_of(self._root, pointer)
+            self._known[pointer] = self._members(target, depth)
+        return [self._known[pointer]]
+
+    def _joined(self, found: _Found) -> Any:
+        """Return one schema for a property of the top."""
+        self._spend(sum(len(text) for either in found for text in self._texts_of(either)))
+        strict = [either for either in found if _ANY not in either]
+        if not strict:  # The model is to know it even if only some alternatives have it.
+            schemas = [one for one in _union(found, self._text) if one is not _ANY]
+            return _one("anyOf", schemas)
+        return _one("allOf", [_one("anyOf", either) for either in strict])
+
+    def _alternative(self, found: _Found) -> list[Any]:
+        """Return the schemas for a property within an alternative, of which a value matches one.
+
+        Those of nested alternatives are left out beside others: composed at each level, they could
+        grow far beyond the size of the whole.
+        """
+        own = [either[0] for either in found if len(either) == 1]
+        if len(own) > 1:
+            texts = self._texts_of(own)
+            self._spend(sum(map(len, texts)))
+            self._composed.append(_one("allOf", own))
+            self._texts[id(self._composed[-1])] = f'{{"allOf":[{",".join(texts)}]}}'
+            return self._composed[-1:]
+        if own:
+            return own
+        strict = (either for either in found if _ANY not in either)
+        return next(strict, None) or _union(found, self._text)
+
+    def _noted(self, schema: Any) -> Any:
+        """Return the schema, whose text is known from now on."""
+        self._texts[id(schema)] = text = _CANONICAL.encode(schema)
+        self._spend(len(text))
+        return schema
+
+    def _text(self, schema: Any) -> str:
+        return self._texts[id(schema)]
+
+    def _texts_of(self, schemas: list[Any]) -> tuple[str, ...]:
+        return tuple(map(self._text, schemas))
+
+    def _spend(self, work: int) -> None:
+        self._remaining -= work
+        if self._remaining < 0:
+            raise InvalidSchema("The schema is too large.")
+
+
+def _one(keyword: str, schemas: list[Any]) -> Any:
+    return schemas[0] if len(schemas) == 1 else {keyword: schemas}
+
+
+def _union(lists: Iterable[list[Any]], key: Callable[[Any], Hashable]) -> list[Any]:
+    """Return all items of the lists, of those with an equal key the first."""
+    different: dict[Hashable, Any] = {}
+    for item in chain.from_iterable(lists):
+        different.setdefault(key(item), item)
+    return [*different.values()]
+
+
+def _names(required: Any) -> list[str]:
+    names = required if isinstance(required, list) else []
+    return [name for name in names if isinstance(name, str)]
