@@ -24,6 +24,12 @@ MAX_UNEVALUATED = 3
 #: Nodes of the schema times the weight of a value (`measured`): beyond it the value is refused. A
 #: tenth of a second, in which nothing else of the process advances.
 MAX_WORK = 1_000_000
+#: Characters that patterns have to match: beyond it a check leaves patterns out or refuses the
+#: value. Each may cost 8 µs.
+MAX_MATCHED = 20_000
+#: Beyond this work only the first error is looked for. Finding all of them takes a time that grows
+#: with the square.
+_MAX_WORK_FOR_ALL = 20_000
 
 _MAX_REASON_CHARACTERS = 240
 
@@ -261,8 +267,19 @@ class _Rebuilding:
             raise InvalidSchema("The schema is too large.")
 
 
-def measured(value: Any, limit: int) -> tuple[int, int]:
-    """Measure how much work checking takes, at least `limit + 1` beyond that, and the characters.
+def errors_of(validator: Validator, value: Any, work: int) -> Sequence[ValidationError]:
+    """Return the errors of a value, the first one alone if the work of checking it is much."""
+    if work <= _MAX_WORK_FOR_ALL:
+        return list(validator.iter_errors(value))
+    try:
+        validator.validate(value)
+    except ValidationError as error:
+        return [error]
+    return []
+
+
+def measured(value: Any, limit: int) -> int:
+    """Measure how much work checking takes, at least `limit + 1` beyond that.
 
     Each value weighs 1, and so do 64 characters: what goes wrong copies them. Integers of many
     digits weigh the square of what they are too long.
@@ -281,7 +298,7 @@ def measured(value: Any, limit: int) -> tuple[int, int]:
                 characters += len(value)
             case int():
                 weight += (value.bit_length() // 64) ** 2
-    return weight + characters // 64, characters
+    return weight + characters // 64
 
 
 def short(text: str) -> str:

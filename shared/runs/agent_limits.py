@@ -36,7 +36,7 @@ def check_output(persona: Persona, content: str, output: Mapping[str, Any] | Non
     if not is_same:
         raise InvalidRequest(content=["must be the JSON text of `output`"])
     schema = JsonSchema(persona.output_schema)
-    weight, _ = measured(output, MAX_WORK // schema.nodes)
+    weight = measured(output, MAX_WORK // schema.nodes)
     is_heavy = schema.nodes * weight > MAX_WORK
     if is_heavy or schema.matched_characters(output, MAX_MATCHED) > MAX_MATCHED:
         raise InvalidRequest(output=["is too large to validate"])

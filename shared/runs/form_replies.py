@@ -5,7 +5,14 @@ from typing import Any
 
 from arkloop.shared import json_text
 from arkloop.shared.errors import InvalidRequest
-from arkloop.shared.json_schema import InvalidSchema, JsonSchema
+from arkloop.shared.json_schema import (
+    MAX_MATCHED,
+    MAX_WORK,
+    InvalidSchema,
+    JsonSchema,
+    errors_of,
+    measured,
+)
 
 #: The kinds of requests: fields to fill in, and a page to visit.
 FORM, AUTHORIZATION = "form", "authorization"
@@ -57,15 +64,20 @@ def check(pending_input: Mapping[str, Any], content: str) -> None:
 
 def _misfits(schema: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     try:
-        validator = JsonSchema(schema).validator
+        compiled = JsonSchema(schema)
     except InvalidSchema:
         return []  # it was usable when the server sent it: the server checks the reply, too
+    weight = measured(given, MAX_WORK // compiled.nodes)
+    work = compiled.nodes * weight
+    if work > MAX_WORK:
+        return ["is too large to validate"]
+    # The server checks the patterns, too.
+    is_short = compiled.matched_characters(given, MAX_MATCHED) <= MAX_MATCHED
+    validator = compiled.validator if is_short else compiled.validator_without_patterns
     errors = []
-    for error in validator.iter_errors(given):
+    for error in errors_of(validator, given, work)[:_MAX_ERRORS]:
         path = ".".join(map(str, error.instance_path))
         errors.append(f"{path}: {error.message}" if path else error.message)
-        if len(errors) == _MAX_ERRORS:
-            break
     return errors
 
 

@@ -6,21 +6,15 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from jsonschema_rs import ValidationError, ValidationErrorKind, Validator
+from jsonschema_rs import ValidationError, ValidationErrorKind
 
 from arkloop.shared.catalog import output_schema
-from arkloop.shared.json_schema import MAX_WORK, JsonSchema, measured, short
+from arkloop.shared.json_schema import MAX_MATCHED, MAX_WORK, JsonSchema, errors_of, measured, short
 from arkloop.worker.contract.cpu_slices import cpu_slice
-
-#: Patterns times characters of arguments: beyond it patterns are left out. Each may cost 3 µs.
-MAX_MATCHED = 20_000
 
 MAX_ERRORS = 5
 _MAX_NAME_CHARACTERS = 80
 
-#: Beyond this work only the first error is looked for. Finding all of them takes a time that grows
-#: with the square.
-_MAX_WORK_FOR_ALL = 20_000
 #: Beyond this, of either kind, a check is a piece of long work: some milliseconds.
 _MAX_WORK_UNFELT = 20_000
 _MAX_MATCHED_UNFELT = 1_000
@@ -54,42 +48,32 @@ class ArgumentSchema:
     def errors(self, value: Any) -> list[str]:
         """Describe what does not fit, in sentences that repeat no value; at most `MAX_ERRORS`."""
         schema = self._schema
-        weight, characters = measured(value, MAX_WORK // schema.nodes)
-        work, matched = schema.nodes * weight, schema.patterns * characters
+        work = schema.nodes * measured(value, MAX_WORK // schema.nodes)
         if work > MAX_WORK:
             return [self._too_large]
-        if work <= _MAX_WORK_UNFELT and matched <= _MAX_MATCHED_UNFELT:
-            return self._errors(value, work, matched)
+        if work <= _MAX_WORK_UNFELT and self._is_short(value, _MAX_MATCHED_UNFELT):
+            return self._errors(value, work)
         with cpu_slice():
-            return self._errors(value, work, matched)
+            return self._errors(value, work)
 
-    def _errors(self, value: Any, work: int, matched: int) -> list[str]:
+    def _is_short(self, value: Any, most: int) -> bool:
+        return self._schema.matched_characters(value, most) <= most
+
+    def _errors(self, value: Any, work: int) -> list[str]:
         schema = self._schema
-        is_short = matched <= MAX_MATCHED
-        if not is_short and self._words is OUTPUT:
-            most = output_schema.MAX_MATCHED
-            if schema.matched_characters(value, most) > most:
-                return [self._too_large]
-            is_short = True
+        is_output = self._words is OUTPUT
+        is_short = self._is_short(value, output_schema.MAX_MATCHED if is_output else MAX_MATCHED)
+        if is_output and not is_short:
+            return [self._too_large]
         validator = schema.validator if is_short else schema.validator_without_patterns
         try:
             if validator.is_valid(value):
                 return []
-            found = _found(validator, value, work <= _MAX_WORK_FOR_ALL)
+            found = errors_of(validator, value, work)
         except ValueError:
             return [f"The {self._words.whole}: nested too deeply, or not valid JSON."]
         sentences = (sentence for error in found for sentence in _sentences(error, self._words))
         return list(itertools.islice(dict.fromkeys(sentences), MAX_ERRORS))
-
-
-def _found(validator: Validator, value: Any, want_all: bool) -> list[ValidationError]:
-    if want_all:
-        return list(validator.iter_errors(value))
-    try:
-        validator.validate(value)
-    except ValidationError as error:
-        return [error]
-    return []
 
 
 def _sentences(error: ValidationError, words: Words) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Arguments against schemas, those of enemies included."""
 
+import functools
 import json
 from typing import Any
 
@@ -243,6 +244,10 @@ def test_a_schema_that_grows_is_refused_soon(schema: dict[str, Any]) -> None:
     assert is_within(0.5, refused)
 
 
+SLOW: dict[str, Any] = {"pattern": "(x{1,23}){1,9}y"}
+NESTED = functools.reduce(lambda inner, _: {"anyOf": [inner]}, range(16), SLOW)
+
+
 @pytest.mark.parametrize(
     ("schema", "arguments"),
     [
@@ -258,8 +263,9 @@ def test_a_schema_that_grows_is_refused_soon(schema: dict[str, Any]) -> None:
             {"a": [1] * 1000},
         ),
         (doubling(9), {"a": [{"b": 1}] * 1000}),
+        ({"properties": {"a": NESTED}}, {"a": "x" * 19_990}),
         ({"properties": {"a": {"pattern": "(x{1,90}){1,9}y"}}}, {"a": "x" * 900_000}),
-        ({"properties": {"a": {"pattern": "(x{1,23}){1,9}y"}}}, {"a": "x" * 900_000}),
+        ({"properties": {"a": SLOW}}, {"a": "x" * 900_000}),
         (
             {"patternProperties": {"(x{1,23}){1,9}y": {}}, "additionalProperties": False},
             {"x" * 900_000: 1},
@@ -296,11 +302,11 @@ def test_arguments_beyond_all_measure_are_refused() -> None:
 def test_long_arguments_are_checked_without_patterns() -> None:
     """Everything else still is; names that only a pattern allows are allowed."""
     path = {"type": "string", "pattern": "^/"}
-    schema = {"properties": {"path": path, "text": {"type": "string"}}, "required": ["path"]}
+    schema = {"properties": {"path": path, "text": path}, "required": ["path"]}
     names = {"patternProperties": {"^x-": {"type": "string"}}, "additionalProperties": False}
     text = "x" * 100_000
 
-    assert 1 == len(errors(schema, {"path": "a", "text": "x"}))
+    assert 1 == len(errors(schema, {"path": "a", "other": text}))
     assert [] == errors(schema, {"path": "a", "text": text})
     assert ["Missing argument 'path'."] == errors(schema, {"text": text})
     assert ["Unknown argument 'a'."] == errors(names, {"a": "x"})
