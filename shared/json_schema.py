@@ -166,6 +166,7 @@ class _Rebuilding:
         self.nodes = self.patterns = self._unevaluated = 0
         self._root = root
         self._max_patterns = max_patterns
+        self._targets: dict[str, Any] = {}  # of references: to read a long one takes a while
         self.left_out: list[str] = []
         #: Rebuilt schemas with patterns in them, by id; kept, so that no other one gets the id.
         self.patterned: dict[int, Any] = {}
@@ -181,6 +182,7 @@ class _Rebuilding:
         if depth > MAX_DEPTH:
             raise InvalidSchema(f"The schema is nested deeper than {MAX_DEPTH} levels.")
         if not isinstance(node, Mapping):
+            self._count(len(json.dumps(node)) // 8)  # the names of `dependencies`, say
             return node
         reference = node.get("$ref")
         if "$dynamicRef" in node or "$recursiveRef" in node:
@@ -239,17 +241,25 @@ class _Rebuilding:
         if reference in trail:
             self.left_out.append(f"The recursive `$ref` {short(reference)!r} is not supported.")
             return {}
-        target: Any = self._root
-        if reference != "#":
-            if not reference.startswith("#/"):
-                raise InvalidSchema("References to other documents are not supported.")
-            for part in unquote(reference[2:]).split("/"):
-                name = part.replace("~1", "/").replace("~0", "~")
-                try:
-                    target = target[int(name) if isinstance(target, list) else name]
-                except (LookupError, TypeError, ValueError):
-                    raise InvalidSchema("Unresolvable `$ref`.") from None
+        if reference not in self._targets:
+            self._targets[reference] = self._target(reference)
+        target = self._targets[reference]
         return self._schema(target, (*trail, reference), depth + 1)
+
+    def _target(self, reference: str) -> Any:
+        """Return what a reference leads to. Raises: InvalidSchema: nothing within the schema."""
+        target: Any = self._root
+        if reference == "#":
+            return target
+        if not reference.startswith("#/"):
+            raise InvalidSchema("References to other documents are not supported.")
+        for part in unquote(reference[2:]).split("/"):
+            name = part.replace("~1", "/").replace("~0", "~")
+            try:
+                target = target[int(name) if isinstance(target, list) else name]
+            except (LookupError, TypeError, ValueError):
+                raise InvalidSchema("Unresolvable `$ref`.") from None
+        return target
 
     def _can_match(self, pattern: str) -> bool:
         if self.patterns >= self._max_patterns:
