@@ -6,6 +6,7 @@ What cannot be checked within bounds is left out.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,8 @@ from jsonschema_rs import ValidationError, Validator
 #: Of a schema whose references are replaced; 8 characters of plain data count as one.
 MAX_NODES = 5_000
 MAX_DEPTH = 40
+#: And of their weights: a large one weighs as much as several, and so does one with wide classes
+#: that ignores case. Each of these may take 4 ms to compile.
 MAX_PATTERNS = 32
 #: `unevaluatedItems` and `unevaluatedProperties` below one another: each doubles the work.
 MAX_UNEVALUATED = 3
@@ -35,6 +38,13 @@ _MAX_REASON_CHARACTERS = 240
 
 #: Linear in the length of the text and in the size of the pattern; sizes in bytes.
 _PATTERNS = jsonschema_rs.RegexOptions(size_limit=16_384, dfa_size_limit=16_384)
+
+#: Or may: after `x`, space may stand between the characters of a pattern, as in `( ?i:`.
+_IGNORES_CASE = re.compile(r"\(\?[a-zA-Z]*[ix]")
+#: A class by property, or a range in one that ends beyond ASCII, or in a comment after `x`.
+_WIDE_CLASS = re.compile(r"\\[pP]|-\s*(?:#|\\[xuU]|[^\x00-\x7f])")
+#: Wide within brackets.
+_NEGATED_CLASS = re.compile(r"\\[DSW]")
 
 _OLD_DRAFTS = ("draft-04", "draft-06", "draft-07")
 _SCHEMA = (
@@ -83,7 +93,7 @@ class JsonSchema:
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise InvalidSchema("Not a JSON Schema.") from None
         self.nodes = rebuilding.nodes
-        self.patterns = rebuilding.patterns
+        self.pattern_weight = rebuilding.pattern_weight
         self._patterned = rebuilding.patterned
         self._rebuilt = rebuilding.result if self._patterned else None
         self.unchecked: Sequence[str] = rebuilding.left_out
@@ -149,6 +159,14 @@ class JsonSchema:
                 yield from ((inner, item) for item in items)
 
 
+def _folded_classes(pattern: str) -> int:
+    """Count the classes of a pattern to which the other case of many characters is added."""
+    if not _IGNORES_CASE.search(pattern):
+        return 0
+    within = min(pattern.count("["), len(_NEGATED_CLASS.findall(pattern)))
+    return len(_WIDE_CLASS.findall(pattern)) + within
+
+
 def _compiled(rebuilding: "_Rebuilding") -> Validator:
     return jsonschema_rs.validator_for(
         rebuilding.result,
@@ -160,13 +178,14 @@ def _compiled(rebuilding: "_Rebuilding") -> Validator:
 
 
 class _Rebuilding:
-    """The schema rebuilt as `result`, without references, with counts of `nodes` and `patterns`."""
+    """The schema rebuilt as `result`, without references, with its `nodes` and `pattern_weight`."""
 
     def __init__(self, root: Mapping[str, Any], max_patterns: int) -> None:
-        self.nodes = self.patterns = self._unevaluated = 0
+        self.nodes = self.pattern_weight = self._unevaluated = 0
         self._root = root
         self._max_patterns = max_patterns
         self._targets: dict[str, Any] = {}  # of references: to read a long one takes a while
+        self._weights: dict[str, int] = {}  # of patterns, likewise
         self.left_out: list[str] = []
         #: Rebuilt schemas with patterns in them, by id; kept, so that no other one gets the id.
         self.patterned: dict[int, Any] = {}
@@ -191,7 +210,7 @@ class _Rebuilding:
             raise InvalidSchema("Embedded schema resources (`$id`) are not supported.")
         if isinstance(reference, str) and self._refers_alone:
             return self._referred(reference, trail, depth)
-        left_out, patterns = len(self.left_out), self.patterns
+        left_out, patterns = len(self.left_out), self.pattern_weight
         looks_twice = any(keyword in node for keyword in _UNEVALUATED)
         self._unevaluated += looks_twice
         rebuilt: dict[str, Any] = {}
@@ -211,7 +230,7 @@ class _Rebuilding:
                 either = {"anyOf": rebuilt.pop("oneOf")}
                 self.patterned[id(either)] = either
                 rebuilt["allOf"] = [*rebuilt.get("allOf", ()), either]
-        if self.patterns > patterns:
+        if self.pattern_weight > patterns:
             self.patterned[id(rebuilt)] = rebuilt
         return rebuilt
 
@@ -262,9 +281,12 @@ class _Rebuilding:
         return target
 
     def _can_match(self, pattern: str) -> bool:
-        if self.patterns >= self._max_patterns:
+        if pattern not in self._weights:
+            self._weights[pattern] = 1 + len(pattern) // 1_000 + _folded_classes(pattern)
+        weight = self._weights[pattern]
+        if self.pattern_weight + weight > self._max_patterns:
             return False
-        self.patterns += 1
+        self.pattern_weight += weight
         try:
             jsonschema_rs.validator_for({"pattern": pattern}, pattern_options=_PATTERNS)
         except ValueError:

@@ -70,7 +70,7 @@ def check(tools: Iterable[ClientTool]) -> None:
             schema = JsonSchema(tool.parameters)
         except InvalidSchema as error:
             raise ValueError(f"{tool.name}: {error}") from None
-        nodes, patterns = nodes + schema.nodes, patterns + schema.patterns
+        nodes, patterns = nodes + schema.nodes, patterns + schema.pattern_weight
         if nodes > MAX_NODES or patterns > MAX_PATTERNS:
             raise ValueError(f"{tool.name}: the schemas are too large together")
 

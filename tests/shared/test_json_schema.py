@@ -46,3 +46,39 @@ def test_a_part_that_is_referred_to_often_costs_little(
     assert is_within(SECONDS, lambda: usable.append(compiled(schema)))
 
     assert is_usable == usable[0]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(?i)" + r"\p{Any}" * 60,
+        "(?mi:" + r"[\x00-\U0010ffff]" * 60 + ")",
+        "(?i)[ -\uffff]" + "[ -\uffff]" * 90,
+        "(?xi)" + "[!- \U0010ffff]" * 60,
+        "(?i-s)(?x)" + "[!-#c\n\U0010ffff]" * 60,
+        "(?i)" + r"[a\W]" * 60,
+        "(?x)( ?i:" + "[!-\n\\x{10ffff}]" * 60 + ")",
+    ],
+)
+def test_no_pattern_takes_long_to_compile(pattern: str) -> None:
+    """Each character of a wide class is looked up if case is ignored."""
+    properties = {f"a{number}": {"pattern": pattern} for number in range(32)}
+    found: list[JsonSchema] = []
+
+    assert is_within(SECONDS, lambda: found.append(JsonSchema({"properties": properties})))
+
+    assert len(properties) == len(found[0].unchecked)
+
+
+@pytest.mark.parametrize("digits", ["[0-9a-f]{4}", r"\d{4}-\d{2}"])
+def test_patterns_that_ignore_case_are_checked(digits: str) -> None:
+    """As many as others are, since the classes of real ones are narrow."""
+    pattern = rf"(?i)^[0-9a-f]{{8}}-{digits}-[\w+-]{{2}}[a-z0-9_.-]$"
+    schema = JsonSchema(
+        {"properties": {f"a{number}": {"pattern": pattern} for number in range(32)}}
+    )
+
+    assert not schema.unchecked
+    middle = "beef" if "a-f" in digits else "2026-12"
+    assert schema.validator.is_valid({"a31": f"0123ABCD-{middle}-x+Z"})
+    assert not schema.validator.is_valid({"a31": f"0123ABCX-{middle}-x+Z"})

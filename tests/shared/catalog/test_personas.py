@@ -199,6 +199,21 @@ def test_all_wrong_fields_are_told_at_once() -> None:
     assert {"max_steps", "tools", "more"} == set(raised.value.problems)
 
 
+def test_patterns_that_ignore_case_fit_into_a_persona() -> None:
+    """A stored one that a newer release refused would fail each of its runs."""
+    pattern = r"(?i)^[A-Z]{2,4}-\d{4}-\d{2}$"
+    properties = {f"a{number}": {"type": "string", "pattern": pattern} for number in range(11)}
+    schema = {"type": "object", "properties": properties}
+    tools = [
+        {"name": f"t{number}", "description": "A tool.", "client": True, "parameters": schema}
+        for number in range(2)
+    ]
+
+    persona = personas.read("p", "1", {"output_schema": schema, "client_tools": tools})
+
+    assert schema == persona.output_schema
+
+
 def test_a_star_requires_approval_of_every_tool() -> None:
     """It covers all tools that the persona has; a tool of an MCP server is not known before it
     runs.
