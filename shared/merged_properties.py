@@ -26,12 +26,14 @@ _WORK_PER_CHARACTER = 8
 _WORK_PER_NAME = 8
 
 
-def merged(schema: Mapping[str, Any], characters: int) -> dict[str, Any]:
-    """Return the merged `properties` and `required` of a schema of this length, if it has any.
+def merged(schema: Mapping[str, Any], characters: int) -> tuple[dict[str, Any], int]:
+    """Return the merged `properties` and `required` of a schema of this length, and the work.
 
     Raises: InvalidSchema: its alternatives are too large to merge.
     """
-    return _Merging(schema, _LEAST_WORK + _WORK_PER_CHARACTER * characters).merged()
+    most = _LEAST_WORK + _WORK_PER_CHARACTER * characters
+    merging = _Merging(schema, most)
+    return merging.merged(), most - merging.remaining
 
 
 #: Stands for the schema of an alternative that does not have the property: each value is valid.
@@ -59,7 +61,7 @@ class _Merging:
         self._known: dict[tuple[str, ...] | None, _Members] = {}  # by pointer
         self._texts = {id(_ANY): ""}  # of schemas, by id
         self._composed: list[Any] = []  # kept, so that no other one gets the id
-        self._remaining = work
+        self.remaining = work
 
     def merged(self) -> dict[str, Any]:
         """Return `properties` and `required` of the whole, without those that would be empty."""
@@ -156,8 +158,8 @@ class _Merging:
         return tuple(map(self._text, schemas))
 
     def _spend(self, work: int) -> None:
-        self._remaining -= work
-        if self._remaining < 0:
+        self.remaining -= work
+        if self.remaining < 0:
             raise InvalidSchema("The schema is too large.")
 
 

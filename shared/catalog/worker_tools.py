@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from arkloop.shared import portable_schema
 from arkloop.shared.errors import InvalidRequest, WorkerToolNotFound
-from arkloop.shared.json_schema import InvalidSchema, JsonSchema
+from arkloop.shared.json_schema import MAX_NODES, MAX_PATTERNS, InvalidSchema, JsonSchema
 from arkloop.shared.storage import org_locks
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.tables.catalog import worker_tools
@@ -25,6 +25,9 @@ POOL_NAME = re.compile("[a-z0-9_-]{1,32}")
 TOOL_NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 MAX_TOOLS = 128  # of one worker
 MAX_TOOLS_OF_ORG = 2_000
+#: Of the schemas that one request registers or changes, which a web process compiles.
+MAX_NODES_TOGETHER = 10 * MAX_NODES
+MAX_PATTERNS_TOGETHER = 4 * MAX_PATTERNS
 MAX_TIMEOUT_SECONDS = 3_600
 
 
@@ -102,12 +105,20 @@ def _check_count(tx: Transaction, org_id: UUID, pool: str, names: Collection[str
 
 def _check_schemas(tools: Sequence[Definition], changed: Sequence[Definition]) -> None:
     problems: dict[str, list[str]] = {}
+    nodes = patterns = 0
     for tool in changed:
+        field = f"tools.{tools.index(tool)}.parameters"
+        if nodes > MAX_NODES_TOGETHER or patterns > MAX_PATTERNS_TOGETHER:
+            problems[field] = ["The schemas are too large together."]
+            break
         try:
-            JsonSchema(tool.parameters)
-            portable_schema.check(tool.parameters)
+            schema = JsonSchema(tool.parameters)
+            added = portable_schema.check(tool.parameters)
         except InvalidSchema as error:
-            problems[f"tools.{tools.index(tool)}.parameters"] = [str(error)]
+            problems[field] = [str(error)]
+            nodes += MAX_NODES  # it may have had as many
+        else:
+            nodes, patterns = nodes + schema.nodes + added, patterns + schema.pattern_weight
     if problems:
         raise InvalidRequest(**problems)
 

@@ -132,6 +132,54 @@ def test_a_malformed_poll_is_refused(worker: User, change: dict[str, Any], field
     assert field in details_of(post(worker, "poll", **{**POLL, **change}))
 
 
+@pytest.mark.parametrize(
+    "part",
+    [{"anyOf": [{"type": "string"}] * 25}, {"pattern": "(?i)" + r"\p{Any}" * 31}, {"type": 1}],
+)
+def test_the_schemas_of_a_poll_have_a_size_together(worker: User, part: dict[str, Any]) -> None:
+    """A web process compiles them all, and serves nothing meanwhile."""
+    either = {"allOf": [{"$ref": "#/$defs/x"}] * (80 if "anyOf" in part else 1)}
+    schema = {"type": "object", "properties": {"a": either}, "$defs": {"x": part}}
+    tools = [{**PAY, "name": f"pay_{number:03}", "parameters": schema} for number in range(40)]
+
+    details = details_of(post(worker, "poll", **POLL, tools=tools))
+
+    assert "The schemas are too large together." in str(details)
+    assert len(details) < 15
+    assert (
+        200
+        == post(worker, "poll", **POLL, tools=[PAY] if "type" in part else tools[:5]).status_code
+    )
+
+
+NAMED: dict[str, Any] = {f"{number:x}": {} for number in range(100)}
+MERGED = {"x": {"properties": NAMED}, "anyOf": [{"$ref": "#/x"}] * 60}
+COPIED = {"x": {"not": {"title": "x" * 21_000}}, "items": [{"$ref": "#/x"}, {"$ref": "#/x/not"}]}
+
+
+@pytest.mark.parametrize("hidden", [MERGED, COPIED], ids=["merged", "copied"])
+def test_the_form_of_a_schema_for_models_counts(worker: User, hidden: dict[str, Any]) -> None:
+    """It may have much more than the schema, of which draft 7 reads the reference alone."""
+    draft = "http://json-schema.org/draft-07/schema#"
+    schema = {"$schema": draft, "type": "object", "$ref": "#/e", "e": {}, **hidden}
+    tools = [{**PAY, "name": f"pay_{number:03}", "parameters": schema} for number in range(22)]
+
+    details = details_of(post(worker, "poll", **POLL, tools=tools))
+
+    assert "The schemas are too large together." in str(details)
+    assert 200 == post(worker, "poll", **POLL, tools=tools[:5]).status_code
+
+
+def test_as_many_tools_as_a_worker_may_have_register_at_once(worker: User) -> None:
+    """Schemas as Pydantic makes them, of 2 KB."""
+    text = {"anyOf": [{"type": "string", "pattern": "^a"}, {"type": "null"}], "title": "T" * 1_400}
+    part = {"type": "object", "properties": {f"field_{n}": {"type": "string"} for n in range(20)}}
+    schema = {"type": "object", "properties": {"a": text, "b": part}, "required": ["a"]}
+    tools = [{**PAY, "name": f"pay_{number:03}", "parameters": schema} for number in range(128)]
+
+    assert 200 == post(worker, "poll", **POLL, tools=tools).status_code
+
+
 def test_a_definition_that_an_earlier_release_took_stays_registered(
     worker: User, connections: Connections
 ) -> None:
