@@ -1,6 +1,8 @@
 """`arkloop migrate`: bring the database's schema up to date. The Procfile's `release` line."""
 
 import os
+import signal
+import sys
 import time
 from functools import partial
 from math import isnan
@@ -75,6 +77,8 @@ def migrate(
     the role that does: the service's role gets the privileges that it needs. A schema that is newer
     than this code is left unchanged, except that row-level security can be taken away.
     """
+    if os.getpid() == 1:  # in a container; a signal without a handler does not end it
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     variable = _first_set(_OWNER, _DIRECT, *_OF_SERVICE)
     if variable is None:
         raise click.ClickException(

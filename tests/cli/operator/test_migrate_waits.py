@@ -1,9 +1,11 @@
-"""`arkloop migrate` while commits wait for a synchronous standby of Postgres."""
+"""`arkloop migrate` while Postgres is away, or commits wait for a synchronous standby."""
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGTERM
 
 import psycopg
 import pytest
@@ -15,6 +17,8 @@ from arkloop.cli.main import main
 from arkloop.shared.storage import row_security, schema
 from arkloop.shared.storage.postgres import BoundedConnection, ServerSilent, connection_args
 from tests import walls
+from tests.closed_port import closed_port
+from tests.first_process import end_at
 from tests.shared.storage.test_commit_waits import configure
 from tests.shared.storage.test_schema import migrated_to
 from tests.shared.storage.test_schema_turns import LOCK_KEY
@@ -200,3 +204,15 @@ def test_a_migration_whose_commit_waits_is_not_to_be_ended(
     [line] = "".join(printed).splitlines()
     assert line.startswith(f"Waiting for another `arkloop migrate`: process {pid} of Postgres")
     assert "Its commit waits for a synchronous standby: start that" in line
+
+
+def test_the_wait_for_postgres_ends_at_sigterm() -> None:
+    """The command ends at once, also as process 1 of a container, and not with status 0."""
+    url = f"postgresql://nobody@127.0.0.1:{closed_port()}/nothing"
+    command = [sys.executable, "-m", "arkloop.cli", "migrate", "--wait", "60"]
+
+    status, output = end_at(b"Waiting for the database", command, {"ARKLOOP_DATABASE_URL": url})
+
+    # The latter where namespaces are not allowed, and the signal itself ends the process.
+    assert status in {128 + SIGTERM, -SIGTERM}
+    assert b"" == output
