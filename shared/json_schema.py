@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
-from urllib.parse import unquote
 
 import jsonschema_rs
 from jsonschema_rs import ValidationError, Validator
+
+from arkloop.shared.schema_pointers import parts_of, target_of
 
 #: Of a schema whose references are replaced; 8 characters of plain data count as one.
 MAX_NODES = 5_000
@@ -267,17 +268,12 @@ class _Rebuilding:
 
     def _target(self, reference: str) -> Any:
         """Return what a reference leads to. Raises: InvalidSchema: nothing within the schema."""
-        target: Any = self._root
-        if reference == "#":
-            return target
-        if not reference.startswith("#/"):
+        pointer = parts_of(reference)
+        if pointer is None:
             raise InvalidSchema("References to other documents are not supported.")
-        for part in unquote(reference[2:]).split("/"):
-            name = part.replace("~1", "/").replace("~0", "~")
-            try:
-                target = target[int(name) if isinstance(target, list) else name]
-            except (LookupError, TypeError, ValueError):
-                raise InvalidSchema("Unresolvable `$ref`.") from None
+        target = target_of(self._root, pointer)
+        if target is None:
+            raise InvalidSchema("Unresolvable `$ref`.")
         return target
 
     def _can_match(self, pattern: str) -> bool:
