@@ -3,13 +3,16 @@
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+from unittest.mock import create_autospec
 from uuid import UUID
 
 import pytest
 from flask import Flask
 from sqlalchemy import text, update
 
+from arkloop.api.streaming.long_polls import LongPoll
 from arkloop.shared.catalog import worker_tools
 from arkloop.shared.runs import worker_calls
 from arkloop.shared.runs.states import RunState
@@ -295,42 +298,36 @@ def test_a_lost_heartbeat_takes_no_calls_while_postgres_is_unavailable(
 
 @pytest.mark.parametrize("loss", ["revoked", "of a member now"])
 def test_a_poll_whose_key_has_lost_its_rights_leaves_calls_to_others(
-    app: Flask,
     alice: User,
     register: Register,
     worker: User,
     call: worker_calls.Call,
     connections: Connections,
+    monkeypatch: pytest.MonkeyPatch,
     loss: str,
 ) -> None:
     """It ends when it is woken, and another poll of the pool is woken at once."""
+    wait = create_autospec(LongPoll.wait, side_effect=LongPoll.wait)  # called after a look
+    monkeypatch.setattr(LongPoll, "wait", wait)
     admin = register(org_of=alice, role="admin")
-    key = admin.post("/v1/api-keys", json={"name": "old", "scopes": ["tools.work"]}).json
-    assert key is not None
-    hub, topic = app.extensions["arkloop.polls"], worker_calls.calls_topic(alice.org_id, "shop")
-    found: dict[str, list[str]] = {}
+    key: Any = admin.post("/v1/api-keys", json={"name": "old", "scopes": ["tools.work"]}).json
+    users = {"former": admin.with_token(key["key"]), "other": worker}
+    polls: dict[str, Future[Any]] = {}
+    with ThreadPoolExecutor() as threads:
+        for name, user in users.items():
+            body = {"worker_id": name, "wait_seconds": 20, "tools": [PAY]}
+            polls[name] = threads.submit(post, user, "poll", **body)
+            eventually(lambda: wait.call_count == len(polls))
+        if loss == "revoked":
+            assert 204 == alice.delete(f"/v1/api-keys/{key['id']}").status_code
+        else:
+            path = f"/v1/orgs/{alice.org_id}/members/{admin.id}"
+            assert 200 == alice.patch(path, {"role": "member"}).status_code
+        with connections.statement() as tx:
+            worker_calls.add(tx, call, fence=1)
 
-    def poll(name: str, user: User) -> None:
-        response = post(user, "poll", worker_id=name, wait_seconds=30, tools=[PAY])
-        found[name] = [call["call_id"] for call in response.json["calls"]]
-
-    polls = []
-    for name, user in (("former", admin.with_token(key["key"])), ("other", worker)):
-        polls.append(threading.Thread(target=poll, args=[name, user], daemon=True))
-        polls[-1].start()
-        eventually(lambda: len(hub._waiting.get(topic, ())) == len(polls))
-    if loss == "revoked":
-        assert 204 == alice.delete(f"/v1/api-keys/{key['id']}").status_code
-    else:
-        path = f"/v1/orgs/{alice.org_id}/members/{admin.id}"
-        assert 200 == alice.patch(path, {"role": "member"}).status_code
-
-    with connections.statement() as tx:
-        call_id = worker_calls.add(tx, call, fence=1)
-    for one in polls:
-        one.join(20)
-
-    assert {"former": [], "other": [str(call_id)]} == found
+    calls = {name: len(poll.result().json["calls"]) for name, poll in polls.items()}
+    assert {"former": 0, "other": 1} == calls
 
 
 RESULTS: list[tuple[str, dict[str, Any]]] = [
