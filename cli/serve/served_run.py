@@ -210,7 +210,7 @@ class ServedRun(StepsAndCosts):
             self._transcript.add_usage(usage)
             tokens = {name: getattr(usage, name) for name in TOKEN_FIELDS}
             given = {} if usd is None else {"cost_usd": usd}
-            self.outbox.add_cost({"model": model or None, **tokens, **given})
+            self.outbox.add_cost({"model": model, **tokens, **given})
             self.outbox.flush()
         self.check()
 

@@ -197,4 +197,4 @@ class StepsAndCosts(ABC):
         amount = None if usd is None else rounded(usd)
         if amount is not None:
             parse(amount)
-        self._add_cost(amount, model, usage)
+        self._add_cost(amount, model or None, usage)  # an empty name is none

@@ -1,4 +1,4 @@
-"""Steps whose functions raise what is not derived from Exception."""
+"""Steps whose functions raise what is not derived from Exception, and costs."""
 
 from collections.abc import Callable
 from typing import NoReturn
@@ -67,3 +67,17 @@ def test_what_ends_more_than_a_call_passes_through_a_step(error: BaseException) 
 
     with pytest.raises(type(error)):
         play_agent(agent, "Hi.")
+
+
+def test_a_call_of_a_model_without_a_name_has_the_price_of_the_runs_model() -> None:
+    """An empty name is none, in the test of an agent as in the service."""
+
+    def agent(run: AgentRun) -> str:
+        run.cost(model="", input_tokens=3)
+        return "Done."
+
+    [cost] = play_agent(agent, "Hi.").data_of("run.cost")
+
+    assert [("scripted-1", 0.000003)] == [
+        (part["model"], part["cost_usd"]) for part in cost["routes"]
+    ]

@@ -152,6 +152,20 @@ def test_a_run_has_a_bounded_number_of_models(stored: StoredRuns, process: Worke
 UNPRICED = {"tokens": 3, "model": "unheard-of"}
 
 
+def test_a_call_of_a_model_without_a_name_has_the_price_of_the_runs_model(
+    stored: StoredRuns, process: WorkerProcess
+) -> None:
+    """An empty name, as that of a variable that is not set, is none, also under a budget."""
+    run_id = created(stored, {"tokens": 3, "model": ""}, {"text": "Done."}, max_cost_usd=1)
+
+    execution.execute(process, run_id)
+
+    row = stored.row(run_id)
+    assert (RunState.COMPLETED, None, Decimal("0.000003")) == (
+        *(row["state"], row["error_code"], row["cost_usd"]),
+    )
+
+
 @pytest.mark.parametrize("is_of_org", [True, False])
 def test_a_call_without_a_known_price_counts_as_nothing_unless_credits_pay_it(
     stored: StoredRuns, process: WorkerProcess, is_of_org: bool
