@@ -219,6 +219,38 @@ def test_a_run_whose_own_route_has_no_prices_fails_under_a_budget(
     assert [] == llmock.requests
 
 
+def test_a_run_leaves_a_route_without_prices_once_a_budget_applies(
+    owner: Caller, llmock: LLMock
+) -> None:
+    """The run fell back to it before there was a limit, and waits for an approval meanwhile."""
+    from llmock.scenarios import Reply, ToolCall
+
+    by_model = routes_of(
+        *(owner, llmock),
+        {"model": "first", "prices": PRICES},
+        {"model": "second"},
+        {"model": "third", "prices": PRICES},
+    )
+    first, second, third = (by_model[name] for name in ("first", "second", "third"))
+    chain = {"route_id": first, "fallback_route_ids": [second, third]}
+    persona_id = persona_of(owner, require_approval=["*"], **chain)
+    count = ToolCall(name="calculator", arguments={"expression": "6*7"})
+    llmock.fail(401, times=1).add(Reply(tool_calls=[count]), Reply(text="42."))
+    run_id = owner.run("Count", persona_id=persona_id)
+    owner.until(run_id, "status", "waiting_for_input")
+
+    owner.put("/v1/budget", {"max_cost_usd": 1})
+    owner.answer(run_id, "yes")
+
+    events = owner.events(run_id)
+    assert ("42.", "run.completed") == (text_of(events), events[-1]["type"])
+    fallbacks = [event["data"] for event in events if event["type"] == "run.fallback"]
+    assert [(second, "provider.auth"), (third, "budget.exhausted")] == [
+        (fallback["to_route_id"], fallback["reason"]) for fallback in fallbacks
+    ]
+    assert ["first", "second", "third"] == [request.model for request in llmock.requests]
+
+
 def test_a_route_at_its_limit_makes_runs_wait_visibly(owner: Caller, llmock: LLMock) -> None:
     """It does not fail them; and one that waits can be cancelled at once."""
     route_id = model_of(owner, llmock, requests_per_minute=1)

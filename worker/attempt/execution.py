@@ -9,7 +9,6 @@ from uuid import UUID
 from arkloop.shared import fault_points, logs, machine, times
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost, Unavailable
-from arkloop.shared.events import types
 from arkloop.shared.outage_log import OutageLog, reason_of
 from arkloop.shared.runs import run_spans
 from arkloop.shared.spans import Span
@@ -47,8 +46,6 @@ _claims = OutageLog(log, "claiming runs")
 #: Seconds for which the process that parked a run listens for its input, while slots are free.
 LINGER_SECONDS = 2.0
 LEASE_WAIT_SECONDS = 10.0
-#: What the events say broke a route that the run was to go on with.
-ROUTE_GONE = "provider.invalid_request"
 #: Processes may choose the same runs: what one of them loses, it chooses again as often as this.
 MAX_CHOICES = 4
 #: Of a run's time: what it waits at most because earlier runs were refused.
@@ -257,7 +254,8 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
         identity = preparation.identity_of(claim)
         return custom_agent.carry_out(process, run, identity, persona, earlier)
     run.steered = earlier.steered
-    run.chain = chain = preparation.chain_of(process, run, persona, earlier)
+    chain, left = preparation.chain_of(process, run, persona, earlier)
+    run.chain = chain
     first = chain.route
     loader, most, windows = process.histories, most_bytes(chain, persona), chain.windows
     try:
@@ -269,9 +267,8 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
             )
             if earlier.lost:
                 run.void_lost(earlier.lost[0].seq, *preparation.cost_of_lost(agent, run, earlier))
-            if chain.route.id != (in_use := earlier.route_id or claim.route_id):
-                route = chain.route
-                run.emit(types.RunFallback(in_use, route.id, route.model, ROUTE_GONE))
+            if left:
+                run.emit(left)
             if run.is_resumed:
                 run.admission.take_over(
                     keep_is_own=chain.route.is_of_org, is_last=earlier.limit_reached is not None

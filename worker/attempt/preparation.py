@@ -10,7 +10,7 @@ from arkloop.shared.catalog.personas import Persona, tools_of_server
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import PersonaNotFound
 from arkloop.shared.events import event_log
-from arkloop.shared.events.types import DELEGATE, ContextCompacted, Event
+from arkloop.shared.events.types import DELEGATE, ContextCompacted, Event, RunFallback
 from arkloop.shared.runs import overrides, pending_calls, sent_prompts
 from arkloop.shared.runs.transitions import recorded_totals
 from arkloop.shared.security.egress import FETCH_ALLOWED_NETWORKS, Policy
@@ -36,6 +36,10 @@ from arkloop.worker.tools import search_tools
 
 log = logging.getLogger(__name__)
 
+#: What the events say broke a route that the run was to go on with: it is gone, or a budget that
+#: is newer than the fallback to it cannot pay it.
+ROUTE_GONE, ROUTE_UNPRICED = "provider.invalid_request", "budget.exhausted"
+
 
 def persona_of(process: WorkerProcess, claim: Claim) -> Persona:
     """Load the persona, with the run's overrides.
@@ -57,8 +61,10 @@ def persona_of(process: WorkerProcess, claim: Claim) -> Persona:
 
 def chain_of(
     process: WorkerProcess, run: ClaimedRun, persona: Persona, earlier: ResumeState
-) -> RouteChain:
+) -> tuple[RouteChain, RunFallback | None]:
     """Build the route chain, without fallback routes that a budget cannot pay.
+
+    With it comes the event of a run that leaves the route that was in use (None: it does not).
 
     Raises:
         RunFailure: this worker does not have the run's route.
@@ -71,10 +77,14 @@ def chain_of(
     # A route that broke in an earlier attempt is not tried again.
     routes = next((routes[i:] for i, r in enumerate(routes) if r.id == earlier.route_id), routes)
     in_use = earlier.route_id or claim.route_id
-    if run.admission.is_limited and any(r.prices is None and r.id != in_use for r in routes):
+    reason = ROUTE_UNPRICED if routes[0].id == in_use else ROUTE_GONE
+    own = claim.route_id
+    if run.admission.is_limited and any(r.prices is None and r.id != own for r in routes):
         with process.connections.reading() as sql:
             limits = budgets.limits(sql, claim, persona)
-        routes = [r for r in routes if r.id == in_use or limits.can_pay(r)] or routes[:1]
+        routes = [r for r in routes if r.id == own or limits.can_pay(r)] or routes[:1]
+    first = routes[0]
+    left = RunFallback(in_use, first.id, first.model, reason) if first.id != in_use else None
 
     def egress(route: Route) -> Policy | None:
         return Policy.of(settings.allowed_networks) if route.is_of_org else None
@@ -87,7 +97,7 @@ def chain_of(
 
     sizes = process.context_sizes
     sized = [sizes.complete(route, ask) for route in routes]
-    return RouteChain(sized, connect, earlier.dropped_settings, sizes.learner(routes))
+    return RouteChain(sized, connect, earlier.dropped_settings, sizes.learner(routes)), left
 
 
 def _route_missing(route_id: str) -> RunFailure:
