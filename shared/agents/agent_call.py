@@ -34,6 +34,7 @@ class AgentCall:
 
     def _result_of(self, returned: Awaitable[Any]) -> Any:
         """Run the event loop, also after another of its tasks has exited, as one of a step may."""
+        _check_no_loop_runs(returned)
         with asyncio.Runner() as runner:
             try:
                 return runner.run(self._await(returned))
@@ -64,3 +65,23 @@ class AgentCall:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
+
+
+def _check_no_loop_runs(returned: Awaitable[Any]) -> None:
+    """Check that an event loop can run in this thread.
+
+    A runner that cannot run hides why, and takes the loop that is running from its thread.
+
+    Raises:
+        RuntimeError: one is running; nothing will await what the agent has returned.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    if inspect.iscoroutine(returned):
+        returned.close()  # else Python warns that nothing has awaited it
+    raise RuntimeError(
+        "The agent has returned something to await, and this thread runs an event loop already:"
+        " call the agent in another thread, as by `await asyncio.to_thread(play_agent, …)`."
+    )

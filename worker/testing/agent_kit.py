@@ -259,6 +259,9 @@ def play_agent(
 ) -> PlayedRun:
     """Play a run of an agent, a function or a coroutine function, in memory.
 
+    A test that is a coroutine plays an agent that is one by `await asyncio.to_thread(play_agent,
+    …)`.
+
     `message` is the user's, or the whole conversation. A question whose text or key is not among
     the `answers`, and an approval whose call's id is not, ends the run with `waiting_for_input`.
     `sub_runs` are the outputs of sub-runs, by

@@ -110,3 +110,22 @@ def test_a_call_that_is_cancelled_early_ends_where_it_waits() -> None:
     call = AgentCall(agent)
     with pytest.raises(asyncio.CancelledError):
         call(run)
+
+
+def test_a_coroutine_is_called_in_a_thread_without_a_running_event_loop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Elsewhere the error says how to play it, and the thread keeps its event loop."""
+    you: Any = "you"
+
+    async def of_a_test() -> None:
+        assert "failed" == play_agent(late_greeter, "Hi.").status
+        with pytest.raises(RuntimeError, match="asyncio.to_thread"):
+            AgentCall(late_greeter)(you)
+        assert asyncio.get_running_loop() is asyncio.get_event_loop_policy().get_event_loop()
+        assert "Hello, you." == AgentCall(greeter)(you)
+        assert "Hello, you." == await asyncio.to_thread(AgentCall(late_greeter), you)
+
+    asyncio.run(of_a_test())
+
+    assert "asyncio.to_thread(play_agent" in caplog.text
