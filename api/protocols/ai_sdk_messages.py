@@ -8,8 +8,9 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping
 
 from arkloop.api.protocols import sent_files
+from arkloop.api.protocols.ai_sdk_chunks import Chunk
 from arkloop.api.protocols.ai_sdk_dialects import NEWEST, Dialect
-from arkloop.api.protocols.ai_sdk_projection import AiSdkProjection, Chunk
+from arkloop.api.protocols.ai_sdk_projection import AiSdkProjection
 from arkloop.shared.events import event_log
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.runs import pending_calls, thread_entries

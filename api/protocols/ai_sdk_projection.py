@@ -12,24 +12,16 @@ from typing import Any
 from uuid import UUID
 
 from arkloop.api.protocols import call_ids
+from arkloop.api.protocols.ai_sdk_chunks import NOTICES, Chunk, approval_reply, call_input, notice
 from arkloop.api.protocols.ai_sdk_dialects import DEFAULT, Dialect, client_calls, ends_response
 from arkloop.api.protocols.ai_sdk_outputs import JSON, value_of
-from arkloop.shared.agents import approvals
+from arkloop.shared.agents import call_approvals
 from arkloop.shared.events.open_turn import OpenTurn
 from arkloop.shared.runs import pending_calls
-
-Chunk = dict[str, Any]
 
 DONE = b"data: [DONE]\n\n"
 #: Stop reasons that the AI SDK has a word for.
 _FINISH_REASONS = {"stop": "stop", "length": "length", "content_filter": "content-filter"}
-#: Events that a page may show while they are news; they do not become part of the message.
-_NOTICES = frozenset(
-    {
-        *("tool.progress", "run.throttled", "run.retrying", "run.fallback"),
-        *("run.limit_reached", "run.delegated", "run.suspended", "run.resumed"),
-    }
-)
 _ASK_USER = "ask_user"
 #: Of the outputs of a client's calls, since the inputs of a replay say otherwise.
 _BY_CLIENT = {"providerExecuted": False}
@@ -83,10 +75,12 @@ class AiSdkProjection:
     _unasked: frozenset[str] = _NONE
     #: Calls whose results the client sends.
     _client_calls: frozenset[str] = _NONE
-    #: Calls that have no result yet, by the ids that they have in the run.
-    _open_calls: tuple[str, ...] = ()
-    #: Those of client tools that the page has without their inputs, by the ids that it has.
-    _withheld: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: Calls that have no result yet, by the ids that the page has.
+    _open_calls: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: Those of client tools that the page has without their inputs.
+    _withheld: frozenset[str] = _NONE
+    #: Those to which a person has given other arguments, with the ones that the run proposed.
+    _proposed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def frames(self, event: Mapping[str, Any]) -> Iterator[bytes]:
         for chunk in self.chunks(event):
@@ -129,9 +123,8 @@ class AiSdkProjection:
                 yield from self._answer(data)
             case "run.completed" | "run.failed" | "run.cancelled":
                 yield from self._end(kind.removeprefix("run."), data)
-            case _ if kind in _NOTICES:
-                name = "data-arkloop-" + kind.removeprefix("run.").replace(".", "-")
-                yield {"type": name, "data": call_ids.with_ids(data, self._id), "transient": True}
+            case _ if kind in NOTICES:
+                yield notice(kind, call_ids.with_ids(data, self._id))
 
     # ---- a model turn ----
 
@@ -224,26 +217,36 @@ class AiSdkProjection:
         yield from self._close_part()
         self._is_turn_done = self._has_calls = True
         call_id = self._id(data["tool_call_id"])
-        self._open_calls += (data["tool_call_id"],)
+        self._open_calls[call_id] = data
         if data.get("result_from") == "client" or data["name"] == _ASK_USER:
             # A page that executes it now loses the output once its wait sends the input again.
-            self._withheld[call_id] = data
+            self._withheld |= {call_id}
             if call_id in self._inputs:  # one chunk for each call, as clients resume by their count
                 yield {"type": "tool-input-delta", "toolCallId": call_id, "inputTextDelta": ""}
             yield from self._begin_input(data)
         else:
-            yield _input(call_id, data["name"], data["arguments"])
+            yield call_input(call_id, data)
         self._inputs -= {call_id}
         self._names[call_id] = data["name"]
 
     def _show_input(self, call_id: str) -> Iterator[Chunk]:
-        if (data := self._withheld.pop(call_id, None)) is not None:
-            yield _input(call_id, data["name"], data["arguments"])
+        if call_id in self._withheld:
+            self._withheld -= {call_id}
+            yield call_input(call_id, self._open_calls[call_id])
+
+    def _change(self, call_id: str, call: Mapping[str, Any]) -> Iterator[Chunk]:
+        """Replace an open call by the same one with other arguments, and show these.
+
+        A client that gets them in a later step than the call takes them for another call.
+        """
+        self._open_calls[call_id] = call
+        if call_id in self._names and call_id not in self._withheld:
+            yield call_input(call_id, call)
 
     def _result(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         call_id, output = self._id(data["tool_call_id"]), data["output"]
         yield from self._show_input(call_id)
-        self._open_calls = tuple(id_ for id_ in self._open_calls if id_ != data["tool_call_id"])
+        self._open_calls.pop(call_id, None)
         is_by_client = call_id in self._client_calls or data["tool_call_id"] in self.early_calls
         call: Chunk = {"toolCallId": call_id, **(_BY_CLIENT if is_by_client else {})}
         if call_id in self._denied and data["is_error"]:
@@ -265,18 +268,23 @@ class AiSdkProjection:
     def _wait(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         if data["kind"] == pending_calls.KIND and not client_calls(data):
             return
+        if is_approval := data["kind"] == call_approvals.KIND:
+            call_id = self._asked[data["request_id"]] = self._id(data["tool_call_id"])
+            if (call := self._proposed.pop(call_id, None)) is not None:
+                yield from self._change(call_id, call)  # those of the person do not fit the tool
         if not ends_response(data, self.dialect):
             request = {"run_id": str(self.run_id), **call_ids.with_ids(data, self._id)}
-            if (call := self._withheld.get(request.get("tool_call_id", ""))) is not None:
-                request["arguments"] = call["arguments"]  # not its input: a page may execute that
+            if is_approval:
+                self._unasked |= {call_id}
+                if call_id in self._withheld:  # not shown its input: a page may execute that
+                    request["arguments"] = self._open_calls[call_id]["arguments"]
             yield {"type": "data-arkloop-input", "id": data["request_id"], "data": request}
             return
         # A custom agent may ask in mid-turn. It begins that turn anew once there is an answer, but
         # until then the person needs the text.
         is_in_turn = self._is_step_open and not self._is_turn_done and not self.has_bare_ids
         self._kept = () if is_in_turn else None
-        if data["kind"] == "tool_confirmation":
-            call_id = self._asked[data["request_id"]] = self._id(data["tool_call_id"])
+        if is_approval:
             yield from self._show_input(call_id)
             # A client that is not sent the response would show an answered request as an open one.
             if self.dialect.approval_responses or not self._is_answered:
@@ -287,8 +295,7 @@ class AiSdkProjection:
         elif data["kind"] == "question":
             yield from self._question(data)
         for call in client_calls(data):
-            call_id = self._id(call["tool_call_id"])
-            yield from self._client_call(call_id, call["name"], call["arguments"])
+            yield from self._client_call(self._id(call["tool_call_id"]), call)
         yield from self._end_step()
         self._waits += 1
         if self.until is not None and self._waits > self.until:
@@ -309,6 +316,7 @@ class AiSdkProjection:
         asked = {"question": data["prompt"]}
         if data.get("options") is not None:
             asked["options"] = data["options"]
+        call = {"tool_call_id": data["request_id"], "name": _ASK_USER, "arguments": asked}
         call_id = self._id(data["tool_call_id"])
         if self._names.get(call_id) != _ASK_USER:
             if not self._is_step_open:
@@ -317,20 +325,20 @@ class AiSdkProjection:
             self._is_turn_done = self._has_calls = True
             call_id = self._id(data["request_id"])
             if not self.has_bare_ids:  # as in `_answer`
-                self._open_calls += (data["request_id"],)
+                self._open_calls[call_id] = call
         if self._kept is not None:
-            self._kept += (_input(call_id, _ASK_USER, asked),)
-        yield from self._client_call(call_id, _ASK_USER, asked)
+            self._kept += (call_input(call_id, call),)
+        yield from self._client_call(call_id, call)
 
-    def _client_call(self, call_id: str, name: str, arguments: Any) -> Iterator[Chunk]:
+    def _client_call(self, call_id: str, call: Mapping[str, Any]) -> Iterator[Chunk]:
         self._client_calls |= {call_id}
-        self._withheld.pop(call_id, None)
+        self._withheld -= {call_id}
         # `onToolCall` gets each call of the client: not again one that has its result already.
-        yield _input(call_id, name, arguments, by_client=not self._is_answered)
+        yield call_input(call_id, call, by_client=not self._is_answered)
 
     def _answer(self, data: Mapping[str, Any]) -> Iterator[Chunk]:
         request_id = data["request_id"]
-        self._open_calls = tuple(id_ for id_ in self._open_calls if id_ != request_id)
+        self._open_calls.pop(self._id(request_id), None)
         # A page of the release before has no call of this id, and its answer already.
         if (own := self._id(request_id)) in self._client_calls and not self.has_bare_ids:
             output = {"toolCallId": own, **_BY_CLIENT, "output": value_of(data["content"])}
@@ -338,22 +346,19 @@ class AiSdkProjection:
             if self._kept is not None:
                 self._kept += (answer,)
             yield answer
-        call_id = self._asked.pop(request_id, None)
-        if call_id is None:
+        if (call_id := self._asked.pop(request_id, None)) is None:
             return
-        reply = approvals.read(data["content"])
-        if not reply.is_clear:
+        if (reply := call_approvals.last_reply([data["content"]])) is None:
             return
-        if reply.arguments is not None:
-            yield _input(call_id, self._names.get(call_id, ""), reply.arguments)
+        if reply.arguments is not None and (call := self._open_calls.get(call_id)) is not None:
+            self._proposed[call_id] = call
+            yield from self._change(call_id, {**call, "arguments": reply.arguments})
         # The schema of `ai` 6 has the reply in a denied call: such a call fails where it lacks one.
-        if not reply.approved and call_id not in self._unasked:
+        is_asked = call_id not in self._unasked
+        if not reply.approved and is_asked:
             self._denied |= {call_id}
-        if self.dialect.approval_responses:
-            response = {"approvalId": request_id, "approved": reply.approved}
-            if reply.reason:
-                response["reason"] = reply.reason
-            yield {"type": "tool-approval-response", **response}
+        if self.dialect.approval_responses and is_asked:
+            yield approval_reply(request_id, reply)
 
     # ---- the end ----
 
@@ -384,17 +389,11 @@ class AiSdkProjection:
         for request_id in list(self._asked):
             denial = json.dumps({"decision": "deny", "reason": why})
             yield from self._answer({"request_id": request_id, "content": denial})
-        for call_id in self._open_calls:
-            yield from self._result({"tool_call_id": call_id, "output": why, "is_error": True})
+        for call in list(self._open_calls.values()):
+            yield from self._result({**call, "output": why, "is_error": True})
         yield from self._end_inputs(why)
 
     def _finish(self, reason: str, about: Mapping[str, Any]) -> Chunk:
         known = {"finishReason": reason} if self.dialect.finish_reasons else {}
         shown = {"arkloop": {"run_id": str(self.run_id), **about}}
         return {"type": "finish", **known, "messageMetadata": shown}
-
-
-def _input(call_id: str, name: str, arguments: Any, *, by_client: bool = False) -> Chunk:
-    # `providerExecuted` keeps the client from executing a call, and from waiting for its result.
-    call = {"toolCallId": call_id, "toolName": name, "input": arguments}
-    return {"type": "tool-input-available", **call, "providerExecuted": not by_client}
