@@ -17,12 +17,20 @@ _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 @dataclass(slots=True)
 class Call:
-    """A tool call whose result is missing; `seq` is that of its `tool.call`."""
+    """A tool call whose result is missing; `seq` is that of its `tool.call`.
+
+    `edited` are arguments that a person has given it in place of its own.
+    """
 
     seq: int
     name: str
-    arguments: Any
+    proposed: Any
+    edited: Any = None
     is_with_client: bool = False
+
+    @property
+    def arguments(self) -> Any:
+        return self.proposed if self.edited is None else self.edited
 
 
 @dataclass(slots=True)

@@ -5,7 +5,6 @@ for an approval, for an answer. Another response then continues the run.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -19,8 +18,7 @@ from arkloop.api.protocols.responses_object import (
     usage_object,
 )
 from arkloop.api.protocols.responses_output import Call, ResponseOutput
-from arkloop.shared.agents import approvals
-from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.agents import call_approvals
 from arkloop.shared.events.open_turn import OpenTurn
 from arkloop.shared.runs.limits_reached import no_answer
 
@@ -175,12 +173,12 @@ class ResponseProjection:
             self._said_at_limit = ""
         elif kind == "run.waiting_for_input":
             self._asked_call = data.get("tool_call_id")
+            if data["kind"] == call_approvals.KIND and self._asked_call in self._calls:
+                self._calls[self._asked_call].edited = None  # they do not fit, if there were any
         elif kind == "run.input_received" and self._asked_call in self._calls:
             # A person may have changed the arguments of the call that was to be approved.
-            with suppress(InvalidRequest):
-                arguments = approvals.read(data["content"]).arguments
-                if arguments is not None:
-                    self._calls[self._asked_call].arguments = arguments
+            if (edited := call_approvals.edited(data["content"])) is not None:
+                self._calls[self._asked_call].edited = edited
         elif kind in ("run.cost", "run.completed", "run.failed", "run.cancelled"):
             self._usage = data["usage"]
 

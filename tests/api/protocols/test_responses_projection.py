@@ -153,6 +153,25 @@ def test_edited_arguments_are_those_of_the_call() -> None:
     assert ("mcp_call", '{"expression":"6*9"}') == (made["type"], made["arguments"])
 
 
+def test_a_second_request_is_about_the_proposed_arguments() -> None:
+    """The run asks again where those that a person has given do not fit the tool."""
+    events = events_of("approvals")
+    waits = [n for n, event in enumerate(events) if event["type"] == "run.waiting_for_input"]
+    asked, resumed, reply = events[waits[0] : waits[1]]
+    edit = json.dumps({"decision": "edit", "arguments": {"expression": 5}})
+    edited = {**reply, "data": {**reply["data"], "content": edit}}
+    events[waits[0] : waits[1]] = [asked, resumed, edited, asked, resumed, reply]
+
+    second, last = ResponseProjection(FACTS, 1), ResponseProjection(FACTS, 3)
+    for projection in (second, last):
+        project_all(events, projection)
+
+    [request] = second.response()["output"]
+    made = last.response()["output"][0]
+    assert ["mcp_approval_request", "mcp_call"] == [request["type"], made["type"]]
+    assert 2 * ['{"expression":"6*7"}'] == [request["arguments"], made["arguments"]]
+
+
 def test_a_call_of_an_http_tool_is_in_the_response_after_the_wait() -> None:
     """It answered 202 and was waited for beside client tools, whose calls the client has made."""
     events = events_of("client_tools")
