@@ -312,8 +312,9 @@ def _forget_summaries(connections: Connections, first: Mapping[UUID, int]) -> No
 def _issuers(sql: Connection, org_id: UUID) -> set[UUID]:
     """Return the API keys and users that can have issued client tokens of the org."""
     of_org = sql.execute(select(keys.c.id, keys.c.user_id).where(keys.c.org_id == org_id))
-    members_now = select(memberships.c.user_id).where(memberships.c.org_id == org_id)
-    return {id_ for key in of_org for id_ in key} | {*sql.scalars(members_now)}
+    # A stored response outlives the membership of who has issued the token, by a day and seconds.
+    recent = members.now_and_lately(sql, org_id, within=2 * idempotency.KEPT)
+    return {id_ for key in of_org for id_ in key} | recent
 
 
 def _end_access(tx: Transaction, user_id: UUID) -> None:

@@ -4,6 +4,7 @@ Changes of one org happen one after the other, under a lock of its row: an org a
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, Row, delete, func, select, update
 
 from arkloop.shared.accounts import accounts, api_keys, credentials, sessions
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
+from arkloop.shared.audit import audit_log
 from arkloop.shared.catalog import mcp_access, mcp_owners
 from arkloop.shared.errors import Forbidden, LastOwner, MemberNotFound
 from arkloop.shared.runs import commands, revocations
@@ -33,6 +35,13 @@ def list_(sql: Connection, org_id: UUID, *, limit: int, before: Place | None) ->
     listed = _members().where(memberships.c.org_id == org_id).subquery("listed")
     page = newest(select(listed), listed, limit=limit, is_deep=before is not None)
     return list(sql.execute(page, after(before)))
+
+
+def now_and_lately(sql: Connection, org_id: UUID, within: timedelta) -> set[UUID]:
+    """Return the members of an org, and those who left within this time, by the audit log."""
+    now = select(memberships.c.user_id).where(memberships.c.org_id == org_id)
+    left = audit_log.targets(sql, org_id, ["member.removed", "user.erased"], within=within)
+    return {*sql.scalars(now), *map(UUID, left)}
 
 
 def change_role(tx: Transaction, actor: Actor, user_id: UUID, role: str) -> Row[Any]:

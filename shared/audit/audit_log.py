@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar, Self
 from uuid import UUID
@@ -254,6 +254,18 @@ def list_(
     if before is not None:
         query = query.where(audit_entries.c.seq < before)
     return sql.execute(query.order_by(audit_entries.c.seq.desc()).limit(limit)).all()
+
+
+def targets(
+    sql: Connection, org_id: UUID, actions: Sequence[str], *, within: timedelta
+) -> Sequence[str]:
+    """Return the ids of the targets, which they all have, of the org's entries of these actions
+    that were appended within this time.
+    """
+    query = select(audit_entries.c.target_id).distinct()
+    is_one = audit_entries.c.action.in_(actions)
+    is_recent = audit_entries.c.created_at > func.now() - within
+    return sql.scalars(query.where(audit_entries.c.org_id == org_id, is_one, is_recent)).all()
 
 
 def bounded(text: str) -> str:
