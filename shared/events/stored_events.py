@@ -66,6 +66,14 @@ def encode(seq: int, event: Event, created_at: datetime) -> StoredEvent:
     return StoredEvent(seq, event.type, payload)
 
 
+def with_content(payload: str, content: str) -> str:
+    """Return the payload of a `run.steered` whose message says this instead."""
+    event = json.loads(payload)
+    event["data"]["content"] = content
+    event["data"].pop("parts", None)
+    return _JSON.encode(event)
+
+
 def without_summary(payload: str, *, is_void: bool) -> str:
     """Return the payload of a `context.compacted` without its summary.
 

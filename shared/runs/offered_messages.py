@@ -70,7 +70,9 @@ def settle(tx: Transaction, claim: Claim, message_ids: Sequence[UUID]) -> None:
 
 def _settle(tx: Transaction, run_id: UUID, message_ids: Iterable[UUID]) -> None:
     ids = list(message_ids)
-    tx.sql.execute(update(messages).where(messages.c.id.in_(ids)).values(steered_into=run_id))
+    taken = {"steered_into": run_id, "end_user_id": offered_messages.c.end_user_id}
+    of_offer = messages.c.id == offered_messages.c.message_id
+    tx.sql.execute(update(messages).where(messages.c.id.in_(ids), of_offer).values(taken))
     tx.sql.execute(delete(offered_messages).where(offered_messages.c.message_id.in_(ids)))
 
 

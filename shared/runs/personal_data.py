@@ -4,7 +4,7 @@ Those of an end user are all threads of theirs, and their runs in threads of oth
 are the private threads. The threads of sub-runs are part of both.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -18,23 +18,33 @@ from sqlalchemy import (
     delete,
     func,
     literal,
+    not_,
+    null,
     or_,
     select,
+    union,
     union_all,
     update,
 )
 
 from arkloop.shared.billing import budgets, spending, usage_reports
 from arkloop.shared.delivery import deliveries
-from arkloop.shared.events.stored_events import without_summary
-from arkloop.shared.events.types import ContextCompacted
+from arkloop.shared.events import event_log
+from arkloop.shared.events.stored_events import with_content, without_summary
+from arkloop.shared.events.types import ContextCompacted, RunSteered
 from arkloop.shared.runs import moved_orgs, places
 from arkloop.shared.runs.states import status_of
 from arkloop.shared.storage.arrays import is_among
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.sql_files import statement
 from arkloop.shared.storage.tables.events import run_events
-from arkloop.shared.storage.tables.runs import agent_checkpoints, inputs, offered_messages, runs
+from arkloop.shared.storage.tables.runs import (
+    FIRST_WAITING,
+    agent_checkpoints,
+    inputs,
+    offered_messages,
+    runs,
+)
 from arkloop.shared.storage.tables.threads import messages, threads
 from arkloop.shared.threads import thread_contexts
 
@@ -47,6 +57,9 @@ _CANCEL = statement(__package__, "cancel_runs_of_person")
 
 #: Runs that have ended, or never will: those of orgs that are in another cell.
 _IS_OVER = (runs.c.ended_at.is_not(None) | runs.c.org_id.in_(moved_orgs.left())).label("is_over")
+
+#: What an emptied message says.
+ERASED = "[erased]"
 
 _CONTENT = ("role", "content", "parts", "metadata", "partial", "created_at")
 #: Each begins with the id, by which rows are sorted: by the time of their creation.
@@ -96,10 +109,25 @@ def of_end_user(sql: Connection, org_id: UUID, end_user_id: str) -> Conversation
     thread_ids = sql.exec_driver_sql(_THREADS, whose).scalars().all()
     elsewhere = {"org_id": org_id, "end_user_id": end_user_id, "thread_ids": list(thread_ids)}
     single = sql.exec_driver_sql(_RUNS_ELSEWHERE, {**elsewhere, "slot": places.SLOT}).all()
+    of_runs = {row.message_id for row in single} - {None}
+    sent = union(
+        *(
+            select(message_id).where(
+                message_id.table.c.org_id == org_id,
+                message_id.table.c.end_user_id == end_user_id,
+                not_(is_among(message_id.table.c.thread_id, thread_ids)),
+            )
+            # What the end user has said to steer runs of others, and what still waits to do so.
+            for message_id in (messages.c.id, offered_messages.c.message_id)
+        ),
+        select(messages.c.id).where(
+            is_among(messages.c.id, of_runs), messages.c.end_user_id.is_(None)
+        ),
+    )
     return Conversations(
         thread_ids,
-        run_ids=sorted({row.run_id for row in single} - {None}),
-        message_ids=sorted({row.message_id for row in single} - {None}),
+        run_ids=sorted({row.run_id for row in single}),
+        message_ids=sorted(sql.scalars(sent)),
     )
 
 
@@ -249,8 +277,52 @@ def forget_prompts(tx: Transaction, run_ids: Sequence[UUID], first: Mapping[UUID
 
 
 def delete_messages(tx: Transaction, message_ids: Sequence[UUID]) -> None:
-    """Delete messages, and the offers of them."""
-    tx.sql.execute(delete(messages).where(is_among(messages.c.id, message_ids)))
+    """Delete messages, and the offers of them. Those that have steered runs which stay are emptied,
+    there and in the events of these runs.
+
+    By their places it is known what these runs answer.
+    """
+    theirs = is_among(messages.c.id, message_ids)
+    emptied = (
+        update(messages)
+        .where(is_among(messages.c.id, _empty_steered(tx, message_ids)))
+        # Others are still offered: without the offer, no end of a run gives them their places.
+        .where(messages.c.steered_into.is_not(None) | (messages.c.position < FIRST_WAITING))
+        .values(content=ERASED, parts=null(), metadata={}, end_user_id=None)
+    )
+    kept = tx.sql.scalars(emptied.returning(messages.c.id)).all()
+    tx.sql.execute(delete(messages).where(theirs, not_(is_among(messages.c.id, kept))))
+
+
+def _empty_steered(tx: Transaction, message_ids: Collection[UUID]) -> set[UUID]:
+    """Remove these messages from events of runs; returns those that had one."""
+    # By ids of what does not change: in a join, Postgres may read all runs and events from end to
+    # end. A run may end between two statements: whatever its end changes is read in one.
+    theirs = is_among(messages.c.id, message_ids)
+    thread_ids = set(tx.sql.scalars(select(messages.c.thread_id).where(theirs)))
+    steered = select(runs.c.id).where(
+        is_among(runs.c.thread_id, thread_ids),
+        or_(
+            runs.c.id.in_(select(messages.c.steered_into).where(theirs)),
+            # No message refers to a run that was rolled back or retried, or has not ended.
+            runs.c.superseded_at.is_not(None),
+            runs.c.ended_at.is_(None),
+        ),
+    )
+    of_steered = is_among(run_events.c.run_id, tx.sql.scalars(steered).all())
+    key = (run_events.c.run_id, run_events.c.seq)
+    delivered = select(*key, run_events.c.payload).where(
+        of_steered, run_events.c.type == RunSteered.type
+    )
+    wanted, found = frozenset(message_ids), set()
+    for event in tx.sql.execute(delivered).all():
+        message_id = UUID(event_log.data_of(event.payload)["message_id"])
+        if message_id in wanted:
+            is_it = (key[0] == event.run_id) & (key[1] == event.seq)
+            left = with_content(event.payload, ERASED)
+            tx.sql.execute(update(run_events).where(is_it).values(payload=left))
+            found.add(message_id)
+    return found
 
 
 def first_places(sql: Connection, found: Conversations) -> Mapping[UUID, int]:
@@ -260,9 +332,10 @@ def first_places(sql: Connection, found: Conversations) -> Mapping[UUID, int]:
     """
     theirs = union_all(
         select(runs.c.thread_id, runs.c.position - 1).where(is_among(runs.c.id, found.run_ids)),
-        select(messages.c.thread_id, messages.c.position).where(
-            is_among(messages.c.id, found.message_ids)
-        ),
+        # Until a run ends, what has steered it waits for a place: the first gets that of the run.
+        select(messages.c.thread_id, func.least(messages.c.position, runs.c.position))
+        .outerjoin_from(messages, runs, runs.c.id == messages.c.steered_into)
+        .where(is_among(messages.c.id, found.message_ids)),
     ).subquery("theirs")
     thread_id, position = theirs.c
     rows = sql.execute(select(thread_id, func.min(position)).group_by(thread_id))

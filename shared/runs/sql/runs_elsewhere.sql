@@ -1,6 +1,6 @@
 -- The runs of an end user in threads that are not theirs, each with the messages that belong to it: the
--- answer, what was steered into it, and what it answers. A message of theirs that is still offered to
--- an active run has no run.
+-- answer, what its creator has steered into it, and what it answers. Those that were sent for another
+-- end user are left out by the caller.
 WITH RECURSIVE single AS (
     SELECT id, thread_id, created_by_user_id, position, superseded_by FROM runs
     WHERE org_id = %(org_id)s AND end_user_id = %(end_user_id)s
@@ -15,10 +15,11 @@ WITH RECURSIVE single AS (
         h.handed_to
     FROM holder h JOIN runs r ON r.id = h.superseded_by WHERE h.position >= 2251799813685248
 ), steered AS (
-    SELECT h.id AS run_id, m.id, m.position FROM holder h JOIN messages m ON m.steered_into = h.id
+    SELECT h.id AS run_id, m.id, m.created_by_user_id, m.position
+    FROM holder h JOIN messages m ON m.steered_into = h.id
     UNION
     -- A rollback or a retry has made these the user's alone again.
-    SELECT h.id, m.id, m.position
+    SELECT h.id, m.id, m.created_by_user_id, m.position
     FROM holder h JOIN run_events e ON e.run_id = h.id AND e.type = 'run.steered'
     JOIN messages m ON m.id = (e.payload::json #>> '{data,message_id}')::uuid
         AND m.thread_id = h.thread_id
@@ -65,9 +66,7 @@ SELECT run_id, message_id FROM said s WHERE id = run_id AND is_of_creator
     AND NOT EXISTS (SELECT FROM said o WHERE o.run_id = s.run_id AND o.is_brought)
     AND NOT EXISTS (SELECT FROM runs r WHERE r.superseded_by = s.run_id AND r.position >= 2251799813685248)
 UNION
-SELECT r.id, s.id FROM single r JOIN steered s ON s.run_id = r.id
+SELECT r.id, s.id FROM single r JOIN steered s
+    ON s.run_id = r.id AND s.created_by_user_id = r.created_by_user_id
 UNION
 SELECT r.id, m.id FROM single r JOIN messages m ON m.run_id = r.id
-UNION
-SELECT NULL, message_id FROM offered_messages
-WHERE org_id = %(org_id)s AND end_user_id = %(end_user_id)s AND NOT thread_id = ANY(%(thread_ids)s)

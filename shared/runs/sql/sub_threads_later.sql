@@ -5,7 +5,9 @@ WITH RECURSIVE began AS (
     SELECT thread_id, min(position) AS position FROM (
         SELECT thread_id, position FROM runs WHERE id = ANY(%(run_ids)s)
         UNION ALL
-        SELECT thread_id, position FROM messages WHERE id = ANY(%(message_ids)s)
+        -- Until a run ends, what has steered it waits for a place, behind all runs.
+        SELECT m.thread_id, least(m.position, r.position - 1)
+        FROM messages m LEFT JOIN runs r ON r.id = m.steered_into WHERE m.id = ANY(%(message_ids)s)
     ) AS theirs GROUP BY thread_id
 ), below AS (
     SELECT s.id, s.thread_id, s.ended_at FROM began b

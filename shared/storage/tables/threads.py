@@ -142,11 +142,19 @@ messages = Table(
     time_("superseded_at"),  # a retry made it disappear, or its run was cancelled as it waited
     #: The run that has taken it while it was active: it is part of that one's turns.
     Column("steered_into", Uuid, ForeignKey("runs.id", ondelete="SET NULL")),
+    #: For whom it was sent, if it has steered a run. Null: for no end user, or by a release that
+    #: did not keep it; whose another message is, its run says.
+    Column("end_user_id", Text),
     UniqueConstraint("thread_id", "position"),
     Index("ix_messages_run_id", "run_id"),
     Index(
         "ix_messages_steered_into",
         "steered_into",
         postgresql_where=text("steered_into IS NOT NULL"),
+    ),
+    Index(
+        "ix_messages_org_id_end_user_id",
+        *("org_id", "end_user_id"),
+        postgresql_where=text("end_user_id IS NOT NULL"),
     ),
 )

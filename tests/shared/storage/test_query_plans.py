@@ -5,13 +5,11 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
-from sqlalchemy import create_engine, insert, select, text
+from sqlalchemy import insert, select, text
 
 from arkloop.api.streaming import stream_pages
 from arkloop.api.streaming.run_heads import RunHeads
-from arkloop.shared.accounts import accounts
 from arkloop.shared.actors import PERMISSIONS_OF_ROLE, Actor
 from arkloop.shared.events import event_log
 from arkloop.shared.ids import new_id
@@ -19,6 +17,7 @@ from arkloop.shared.runs import (
     claims,
     fair_queue,
     next_runs,
+    personal_data,
     queries,
     revocations,
     run_limits,
@@ -31,11 +30,11 @@ from arkloop.shared.storage.arrays import TextArray, plain_array
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import runs as runs_table
 from arkloop.shared.storage.tables.runs import workers
+from arkloop.shared.storage.tables.threads import messages as messages_table
 from arkloop.shared.threads import threads
 from arkloop.worker.process import history as conversation_history
 from arkloop.worker.process import lease
-from bench.history import past_partitions
-from bench.history.seeding import History, seed
+from bench.history.seeding import History
 from tests.query_plans import Plans, noted, only, sent
 
 pytestmark = pytest.mark.owner
@@ -48,41 +47,6 @@ SUB_RUNS = {"ix_runs_active_parent_run_id", "ix_runs_parent_run_id_created_at_id
 #: The place of a run in the queue of its thread.
 QUEUED = "ix_runs_queued_org_id_end_user_id_queued_at"
 WAITING = "ix_runs_waiting_thread_id_position"
-
-
-@pytest.fixture(scope="module")
-def written(connections: Connections) -> History:
-    """20,000 runs with some 200,000 events in partitions, none empty, and twice as many threads;
-    one org has nearly all.
-    """
-    with connections.transaction() as tx:
-        org_id = accounts.create_org(tx, "main")
-        accounts.create_user(
-            tx,
-            org_id=org_id,
-            role="owner",
-            login="owner",
-            email="owner@example.com",
-            password_hash="-",
-        )
-    url = connections.settings.database_url
-    with psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True) as owner:
-        past_partitions.fill(owner, past_partitions.make(owner, days=120))
-    history = seed(url, org_id, runs=20_000, long_run_events=1_000)
-    engine = create_engine(url)  # without a limit on time
-    with engine.begin() as sql:
-        # Without runs. In a table of a hundred pages to read all of it is no mistake.
-        sql.execute(
-            text(
-                "INSERT INTO threads (id, org_id, created_by_user_id, created_at)"
-                " SELECT gen_random_uuid(), org_id, created_by_user_id, created_at"
-                " FROM threads CROSS JOIN generate_series(1, 6)"
-            )
-        )
-    with engine.connect() as sql:
-        sql.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE threads"))
-    engine.dispose()
-    return history
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +286,22 @@ def test_the_runs_of_a_revoked_key(connections: Connections, written: History) -
     plans = Plans(connections, (sent_, {**values, "by_user_id": new_id()}))
 
     assert {"ix_runs_unended_org_id_state", "pk_runs"} == plans.indexes() - {"pk_api_keys"}
+
+
+def test_the_events_of_runs_that_erased_messages_have_steered(
+    connections: Connections, written: History
+) -> None:
+    """Only events of runs in their threads are read, however many messages are erased."""
+    many = select(messages_table.c.id).order_by(messages_table.c.id).limit(2_000)
+    with noted(connections) as statements, connections.transaction() as tx:
+        personal_data._empty_steered(tx, tx.sql.scalars(many).all())
+    _many, of_threads, steered, events = statements
+
+    assert {"pk_messages"} == Plans(connections, of_threads).indexes()
+    assert {"ix_runs_thread_id_position", "pk_messages"} == Plans(connections, steered).indexes()
+    sent_, values = events
+    some_runs = {**values, "param_1": written.some_runs}
+    assert {"pk_run_events"} == Plans(connections, (sent_, some_runs)).indexes()
 
 
 def test_the_conversation_before_a_run(connections: Connections, written: History) -> None:
