@@ -17,7 +17,9 @@ def refuse_fields(body: Mapping[str, Any], *names: str) -> None:
         return
     given = [name for name in names if body.get(name) not in (None, {}, [])]
     if given:
-        raise Forbidden(f"Client tokens cannot set {', '.join(given)}.")
+        why = "a client token cannot set it"
+        message = f"Client tokens cannot set {', '.join(given)}."
+        raise Forbidden(message, **{name: [why] for name in given})
 
 
 def chosen_persona(persona_id: str | None) -> str | None:

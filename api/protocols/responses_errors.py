@@ -104,8 +104,8 @@ def _converted(native: Response, message: str | None = None) -> Response:
     """Return an error of the service in this shape, perhaps with another message."""
     shown = native.get_json()
     status, details, param = native.status_code, shown["details"], None
-    if status == 422:  # most clients of this API know no such status
-        status = 400
+    if status in (403, 422):  # whose details are fields
+        status = 400 if status == 422 else status  # most clients of this API know no 422
         reasons = {_param(name): why for name, why in details.items()}
         param = next(iter(reasons), None)
         message = message or "; ".join(_reason(name, why) for name, why in reasons.items())

@@ -54,21 +54,21 @@ class Approval:
 class Input:
     """The new part of an input.
 
-    `continues` is the latest item of the run whose items come before it, if any. `message` is the
-    user's last one, with the files of those before it, and `last` the same without these. `earlier`
-    are the lines of what was said before it, and `shown` those of them that the model has to read:
-    attached files say all of a message that is nothing else. `follows_message` is true if a message
-    of the user is between `continues` and it, and `follows_reply` if results or an approval are,
-    which are left out. `results` are outputs of function calls by their `call_id`, and
-    `results_before` those between `continues` and the message, without an approval; with either are
-    `earlier_results`, those among the latest items, whose calls may be of the same response or of
-    one before it.
+    `continues` is the latest item of the run whose items come before it, if any. `instructions` are
+    those in its items, by the places of these, such as `input[0]`. `message` is the user's last
+    one, with the files of those before it, and `last` the same without these. `earlier` are the
+    lines of what was said before it, and `shown` those of them that the model has to read: attached
+    files say all of a message that is nothing else. `follows_message` is true if a message of the
+    user is between `continues` and it, and `follows_reply` if results or an approval are, which are
+    left out. `results` are outputs of function calls by their `call_id`, and `results_before` those
+    between `continues` and the message, without an approval; with either are `earlier_results`,
+    those among the latest items, whose calls may be of the same response or of one before it.
     """
 
     continues: ItemId | None = None
     follows_message: bool = False
     follows_reply: bool = False
-    instructions: tuple[str, ...] = ()
+    instructions: Mapping[str, str] = field(default_factory=dict)
     earlier: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
     message: Content | None = None
@@ -216,7 +216,7 @@ def _new(
     continues: ItemId | None,
     own_calls: Set[str],
 ) -> Input:
-    instructions: list[str] = []
+    instructions: dict[str, str] = {}
     earlier = _Transcript()
     message: Content | None = None
     attached: list[Part] = []
@@ -230,7 +230,8 @@ def _new(
         name = f"input[{place}]"
         kind, role = item.get("type", "message"), item.get("role")
         if kind == "message" and role in _INSTRUCTING:
-            instructions.append(text_of(f"{name}.content", item.get("content")))
+            if text := text_of(f"{name}.content", item.get("content")):
+                instructions[name] = text
         elif place < first or (kind == "function_call" and _is_one_of(item, own_calls)):
             continue
         elif kind == "message" and role == "user":
@@ -290,7 +291,7 @@ def _new(
         continues=continues,
         follows_message=continues is not None and bool(earlier.lines),
         follows_reply=follows_reply,
-        instructions=tuple(instructions),
+        instructions=instructions,
         earlier=tuple(earlier.lines),
         shown=earlier.shown(),
         message=message and with_attached(message, attached),

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, RowMapping
 from arkloop.api.http.current import actor
 from arkloop.api.http.json_body import read_json
 from arkloop.api.protocols import responses_files
+from arkloop.api.protocols.responses_defaults import without_defaults
 from arkloop.api.protocols.responses_input import Input
 from arkloop.shared.events import event_log
 from arkloop.shared.events.types import RunStarted
@@ -77,7 +78,7 @@ def look(sql: Connection, request: Request, *, but: UUID | None = None) -> Follo
             sender == (who.user_id, who.api_key_id, end_user_id)
             and _key(later["persona_id"]) == _key(new.persona.id)
             and (names_persona or later["route_id"] == new.route.id)
-            and any(_stored(later, message) in stored for message in messages)
+            and any(_stored(new, later, message) in stored for message in messages)
             and _began_with(sql, later, new.metadata)
         )
         if is_same:
@@ -110,9 +111,10 @@ def _began_with(sql: Connection, run: RowMapping, metadata: Mapping[str, str]) -
     return bool(metadata.items() <= run["metadata"].items())
 
 
-#: The overrides of a run, its message without a transcript, and the digest of all lines of that:
-#: the message lacks those that the thread had when it was created.
-_Stored = tuple[Options | None, Content, str | None]
+#: The overrides of a run without the API's defaults, its message without a transcript, and the
+#: digest of all lines of that. Whether the run has the defaults depends on its persona's version,
+#: and the message lacks the lines that the thread had when it was created.
+_Stored = tuple[Options, Content, str | None]
 
 
 def _as_stored(request: Request) -> list[_Stored]:
@@ -121,20 +123,22 @@ def _as_stored(request: Request) -> list[_Stored]:
     Earlier commits, which may still run while this one is deployed, have put the transcript into
     the instructions.
     """
-    options, given = request.new.options or None, request.given
+    new, given = request.new, request.given
     if given.message is None:
         return []
+    options = without_defaults(new.options or {}, new.persona, new.route)
     stored: list[_Stored] = [(options, given.message, earlier_lines.digest(given.earlier))]
     if given.earlier:
-        own = [options["instructions"]] if options and "instructions" in options else []
+        own = [options["instructions"]] if "instructions" in options else []
         whole = "\n\n".join([*own, _TRANSCRIPT, *given.earlier])
-        stored.append(({**(options or {}), "instructions": whole}, given.message, None))
+        stored.append(({**options, "instructions": whole}, given.message, None))
     return stored
 
 
-def _stored(run: RowMapping, message: Row[Any]) -> _Stored:
+def _stored(new: NewRun, run: RowMapping, message: Row[Any]) -> _Stored:
     content = own_content(message)
-    return run["options"] or None, content, earlier_lines.digest_in(message.metadata)
+    options = without_defaults(run["options"] or {}, new.persona, new.route)
+    return options, content, earlier_lines.digest_in(message.metadata)
 
 
 def _key(persona_id: str) -> str:

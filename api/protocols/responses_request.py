@@ -19,6 +19,7 @@ from arkloop.api.http.current import actor, catalog, trace_id
 from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.fields import ClientId, JsonSchema, Metadata, StrictBoolean
 from arkloop.api.http.schema import Schema
+from arkloop.api.protocols.responses_defaults import without_defaults
 from arkloop.api.protocols.responses_input import Input
 from arkloop.api.protocols.responses_output import SERVER_LABEL
 from arkloop.shared.catalog import client_tools, model_routes, personas
@@ -26,7 +27,7 @@ from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import Forbidden, InvalidRequest, PersonaNotFound, RouteNotFound
 from arkloop.shared.runs import overrides
-from arkloop.shared.runs.creation import NewMessage, NewRun, NewThread
+from arkloop.shared.runs.creation import END_USER_OVERRIDES, NewMessage, NewRun, NewThread
 from arkloop.shared.runs.thread_queue import OnBusy
 from arkloop.shared.threads import earlier_lines
 from arkloop.shared.threads.content import Content
@@ -113,6 +114,7 @@ def new_run(
     """
     refuse_fields(body, "metadata")
     persona, route = chosen(body["model"], sql)
+    wanted = _overrides(body, given, persona, route)
     return NewRun(
         actor=actor(),
         thread_id=thread_id,
@@ -120,7 +122,7 @@ def new_run(
         persona=persona,
         route=route,
         trace_id=trace_id(),
-        options=_checked(persona, route, _overrides(body, given, persona), body),
+        options=_checked(persona, route, wanted, body, given),
         end_user_id=body.get("safety_identifier") or body.get("user"),
         metadata=body.get("metadata") or {},
         on_busy=OnBusy.ENQUEUE,
@@ -203,13 +205,15 @@ def check_same(model: str, run: RowMapping) -> None:
         raise InvalidRequest(model=[why])
 
 
-def _overrides(body: Mapping[str, Any], given: Input, persona: Persona) -> dict[str, Any]:
+def _overrides(
+    body: Mapping[str, Any], given: Input, persona: Persona, route: Route
+) -> dict[str, Any]:
     instructions = body.get("instructions")
     if given.instructions:
         if instructions is not None and not isinstance(instructions, str):
             raise InvalidRequest(instructions=["must be a string"])
         own = instructions or ""
-        instructions = "\n\n".join(filter(None, (own, *given.instructions)))
+        instructions = "\n\n".join(filter(None, (own, *given.instructions.values())))
         most_bytes = overrides.MAX_INSTRUCTIONS_BYTES
         if len(own.encode()) <= most_bytes < len(instructions.encode()):
             why = (
@@ -219,32 +223,56 @@ def _overrides(body: Mapping[str, Any], given: Input, persona: Persona) -> dict[
             raise InvalidRequest(input=[why])
     settings, schema = _settings(body)
     most = body.get("max_output_tokens")
-    wanted = {
+    fields_of = {
         "instructions": instructions or None,
         "tools": _added(persona, _tools(body.get("tools"))) or None,
         "model_settings": settings or None,
         "limits": None if most is None else {"max_output_tokens": most},
         "output_schema": schema,
     }
-    return {name: value for name, value in wanted.items() if value is not None}
+    wanted = {name: value for name, value in fields_of.items() if value is not None}
+    # Settings that are allowed stay as they were sent: processes of earlier commits know a request
+    # that is sent again by them.
+    if actor().end_user_id is None and "model_settings" in persona.overrides:
+        return wanted
+    return without_defaults(wanted, persona, route)
 
 
 def _checked(
-    persona: Persona, route: Route, wanted: Mapping[str, Any], body: Mapping[str, Any]
+    persona: Persona,
+    route: Route,
+    wanted: Mapping[str, Any],
+    body: Mapping[str, Any],
+    given: Input,
 ) -> overrides.Options | None:
-    """Check the overrides. Raises: InvalidRequest: with the names of fields, not of overrides."""
+    """Check the overrides.
+
+    Raises:
+        InvalidRequest, Forbidden: with the names of fields, not of overrides.
+    """
     try:
-        return overrides.check(persona, route, wanted)
+        options = overrides.check(persona, route, wanted)
     except InvalidRequest as error:
         problems: dict[str, Any] = {}
         for name, why in error.details.items():
-            if name in _MADE_OF_FIELDS:  # as a whole: the persona does not allow it
-                problems |= {f"{name}.{field}": why for field in wanted[name]}
-            elif name == "tools":
+            if name == "tools":
                 problems[name] = _at_their_places(why, body["tools"], persona)
             else:
-                problems[name] = why
+                problems |= dict.fromkeys(_fields(name, wanted, body, given), why)
         raise InvalidRequest(**problems) from None
+    of_org = [name for name in wanted if name not in END_USER_OVERRIDES]
+    fields_of_org = [field for name in of_org for field in _fields(name, wanted, body, given)]
+    refuse_fields(dict.fromkeys(fields_of_org, True), *fields_of_org)
+    return options
+
+
+def _fields(
+    name: str, wanted: Mapping[str, Any], body: Mapping[str, Any], given: Input
+) -> list[str]:
+    """Return the fields of an override; other names are those of fields."""
+    if name == "instructions" and not body.get(name):
+        return list(given.instructions)
+    return [f"{name}.{field}" for field in wanted[name]] if name in _MADE_OF_FIELDS else [name]
 
 
 def _added(persona: Persona, tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

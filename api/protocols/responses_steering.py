@@ -19,6 +19,7 @@ from arkloop.api.protocols import (
     responses_results,
     responses_runs,
 )
+from arkloop.api.protocols.responses_defaults import with_defaults, without_defaults
 from arkloop.api.protocols.responses_ids import ResponseId
 from arkloop.api.protocols.responses_input import Input
 from arkloop.api.protocols.responses_object import RunFacts
@@ -99,9 +100,16 @@ def were_given(tx: Transaction, request: Request) -> bool:
     """Return whether the same request has given the run both."""
     if not request.given.results_before:
         return False
-    digest = _digest(_new(tx, request), request)
-    thread_id = request.run["thread_id"]
-    return thread_entries.find_message(tx.sql, thread_id, _REQUEST, digest) is not None
+    new, thread_id = _new(tx, request), request.run["thread_id"]
+    options = new.options or {}
+    # Whether defaults were overrides depends on what the persona's version of that time allowed.
+    without = without_defaults(options, new.persona, new.route)
+    either = (without, with_defaults(options, request.body))
+    digests = {_digest(replace(new, options=one or None), request) for one in either}
+    return any(
+        thread_entries.find_message(tx.sql, thread_id, _REQUEST, digest) is not None
+        for digest in digests
+    )
 
 
 def refusal(
