@@ -21,10 +21,13 @@ from arkloop.api.http.content import MessageContent, reasons
 from arkloop.api.protocols import call_ids, sent_files
 from arkloop.api.protocols.agui_messages import Message
 from arkloop.api.protocols.empty_texts import without_empty_texts
+from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.client_data import MAX_VALUE_LENGTH
 from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.runs import overrides
 from arkloop.shared.runs.creation import NewMessage
+from arkloop.shared.runs.overrides import Options
 from arkloop.shared.threads.content import Content
 
 #: Of ids that clients give.
@@ -153,10 +156,13 @@ class AguiRequest:
             metadata={MESSAGE_ID: message["id"], **by_default} if fits else {},
         )
 
-    def overrides(self, persona: Persona) -> dict[str, Any]:
+    def options(self, persona: Persona, route: Route) -> Options | None:
         """Return what the request adds to the persona: its tools, and the context of the page.
 
         Pages name a tool that the persona declares, too, so that they can execute its calls.
+
+        Raises:
+            InvalidRequest: see `overrides.check`; with the names of members, not of overrides.
         """
         given: dict[str, Any] = {}
         declared = {tool.name for tool in persona.client_tools}
@@ -164,7 +170,12 @@ class AguiRequest:
             given["tools"] = tools
         if self.context:
             given["instructions"] = "\n".join(f"{c.description}: {c.value}" for c in self.context)
-        return given
+        try:
+            return overrides.check(persona, route, given)
+        except InvalidRequest as error:
+            members = {"instructions": "context"}
+            problems = {members.get(name, name): why for name, why in error.details.items()}
+            raise InvalidRequest(**problems) from None
 
 
 def read(body: Mapping[str, Any] | None) -> AguiRequest:

@@ -44,7 +44,6 @@ from arkloop.shared.ids import new_id, parse_id
 from arkloop.shared.runs import (
     commands,
     creation,
-    overrides,
     pending_calls,
     queries,
     thread_entries,
@@ -359,7 +358,7 @@ def _create(
         raise InvalidRequest(messages=[why])
     persona = catalog().persona(actor().org_id, chosen_persona(persona_id), sql=tx.sql)
     route = catalog().choose_route(actor().org_id, route_id, persona, sql=tx.sql)
-    options = overrides.check(persona, route, wanted.overrides(persona))
+    options = wanted.options(persona, route)
     on_busy, if_asked = _on_busy(tx.sql, thread, answers)
     new = NewRun(
         actor=actor(),

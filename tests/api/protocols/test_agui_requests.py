@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.api.protocols.test_agui_runs import SAID, TOOL, newest, send
-from tests.clients import User
+from tests.clients import User, details_of
 from tests.stored_runs import StoredRuns
 
 DECLARED = {**TOOL, "description": "Locate the user.", "parameters": {"type": "object"}}
@@ -30,3 +30,26 @@ def test_a_tool_that_the_persona_declares_keeps_its_definition(
     response.close()
     run: Any = alice.get(f"/v1/runs/{newest(stored)}").json
     assert added == [tool["name"] for tool in (run["overrides"] or {}).get("tools", ())]
+
+
+LONG = {"description": "d", "value": "v" * 65_536}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "context", "why"),
+    [
+        ([], [{"description": "d", "value": "v"}], "does not allow"),
+        (["instructions"], [LONG], "at most"),
+    ],
+)
+def test_a_context_that_is_refused_is_named(
+    alice: User, overrides: list[str], context: list[Any], why: str
+) -> None:
+    """The page has sent no `instructions`."""
+    made = alice.post("/v1/personas", json={"key": "strict", "overrides": overrides})
+    assert 201 == made.status_code, made.text
+
+    response = send(alice, SAID, tools=[], context=context, query="?persona_id=strict")
+
+    assert (422, ["context"]) == (response.status_code, list(details_of(response)))
+    assert why in response.text
