@@ -84,6 +84,9 @@ class RetrieveQuery(Schema):
     stream = fields.String(validate=validate.OneOf(["true", "false"]), load_default="false")
     starting_after = Digits()
     include_obfuscation = fields.String(validate=validate.OneOf(["false"]))
+    include = fields.String(  # as SDKs send a list
+        data_key="include[]", validate=validate.OneOf(["reasoning.encrypted_content"])
+    )
 
 
 _CREATE, _RETRIEVE = CreateResponse(), RetrieveQuery()

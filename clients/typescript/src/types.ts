@@ -13025,6 +13025,7 @@ export interface operations {
                 stream?: "true" | "false";
                 starting_after?: number;
                 include_obfuscation?: "false";
+                "include[]"?: "reasoning.encrypted_content";
             };
             header?: never;
             path: {

@@ -111,6 +111,21 @@ def test_values_that_change_nothing_are_accepted(alice: User, include: list[str]
     assert "queued" == response.json["status"]
 
 
+@pytest.mark.parametrize("query", ["", "&stream=true"])
+def test_a_response_is_retrieved_with_what_its_request_includes(
+    alice: User, stored: StoredRuns, query: str
+) -> None:
+    """The SDK sends the list under this name."""
+    made = (alice.post("/v1/responses", json=ASK).json or {})["id"]
+    stored.finish(stored.held(UUID(made.removeprefix("resp_"))))
+    path, known = f"/v1/responses/{made}?include[]=", "reasoning.encrypted_content"
+
+    assert 200 == alice.get(f"{path}{known}{query}").status_code
+    for other in ("message.output_text.logprobs", f"{known}&include[]=x"):
+        response = alice.get(f"{path}{other}{query}")
+        assert (400, "include[]", "validation.error") == refused(response)
+
+
 def test_the_server_of_the_persona_s_tools_may_be_declared(alice: User) -> None:
     """The OpenAI Agents SDK gives approvals for declared servers only; it is no tool of the run."""
     tools = [{**SERVER, "require_approval": "always", "allowed_tools": None}, SERVER]
