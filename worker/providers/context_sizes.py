@@ -16,7 +16,7 @@ import httpx2
 
 from arkloop.shared import machine
 from arkloop.shared.catalog.model_routes import Route
-from arkloop.shared.security.egress import Policy
+from arkloop.shared.security.egress import Policy, Refused
 from arkloop.worker.contract.context import ToolContext
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.providers.abortable_http import AbortableClient
@@ -60,7 +60,7 @@ def ask(route: Route, egress: Policy | None, context: ToolContext) -> int | None
                 return size
             settings = _get(client, f"{root}/props").get("default_generation_settings")
             return _size(settings, "n_ctx")
-    except (httpx2.HTTPError, ProviderError, ValueError, RecursionError) as error:
+    except (httpx2.HTTPError, Refused, ProviderError, ValueError, RecursionError) as error:
         machine.raise_shortage(error)
         return None
 

@@ -103,6 +103,19 @@ def test_a_server_that_fails_or_must_not_be_reached_reports_nothing() -> None:
     assert None is ask(Route(id="r", provider="openai", model="m"), None, RecordedRun())
 
 
+def test_a_name_that_leads_to_a_private_address_reports_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The address is refused once the name is resolved, and the run starts without a size."""
+    with serving(VLLM) as server:
+        private = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.server_port))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: private)
+        url = f"http://models.example:{server.server_port}/v1"
+
+        assert None is ask(replace(server.route, base_url=url), Policy(), RecordedRun())
+    assert [] == server.paths
+
+
 def test_a_run_that_has_to_stop_does_not_wait_for_a_silent_server() -> None:
     """The connection is closed, and the reason of the stop is raised."""
     run = RecordedRun()
