@@ -17,8 +17,8 @@ from arkloop.cli.operator.database import IDENTITY, place
 from arkloop.shared.config import Settings, variable_of
 from arkloop.shared.storage import row_security, schema, service_role
 from arkloop.shared.storage.postgres import BoundedConnection, connection_args, leads_to_pooler
+from arkloop.shared.storage.server_checks import OLDEST_POSTGRES
 
-OLDEST = 130_000
 _LIMITS = (
     "SELECT set_config('statement_timeout', '4000', true),"
     " set_config('lock_timeout', '1000', true), set_config('arkloop.orgs', '*', true),"
@@ -146,7 +146,7 @@ def _version(
     number = int(sql.scalar(text("SELECT current_setting('server_version_num')")) or 0)
     shown = str(sql.scalar(text("SHOW server_version"))).partition(" ")[0]
     encoding = sql.scalar(text("SHOW server_encoding"))
-    if number < OLDEST:
+    if number < OLDEST_POSTGRES:
         advice = "Upgrade it to Postgres 13 or later."
         yield fail(name, f"Postgres {shown} at {place(url)} is too old", advice)
     else:

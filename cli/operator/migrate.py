@@ -20,7 +20,7 @@ from arkloop.shared.events import partitions
 from arkloop.shared.storage import hosts, schema
 from arkloop.shared.storage.commit_waits import StandbyLost
 from arkloop.shared.storage.postgres import CONNECTING, leads_to_pooler
-from arkloop.shared.storage.server_checks import UnsuitableServer, require_utf8
+from arkloop.shared.storage.server_checks import UnsuitableServer, check_postgres
 
 CONNECT_SECONDS = 3
 PAUSE_SECONDS = 0.25
@@ -163,7 +163,7 @@ def _check(engine: Engine, variable: str, wait_seconds: float) -> str:
     _wait_for(engine, wait_seconds)
     with engine.connect() as sql:
         try:
-            require_utf8(sql)
+            check_postgres(sql)
         except UnsuitableServer as error:
             raise click.ClickException(str(error)) from None
         driver = sql.connection.driver_connection

@@ -16,6 +16,7 @@ from arkloop.shared.storage.connections import Connections, connect_redis
 
 log = logging.getLogger(__name__)
 
+OLDEST_POSTGRES = 130_000
 OLDEST_REDIS = (6, 2)
 BEFORE_6 = "before 6.0"
 
@@ -32,7 +33,7 @@ def check(connections: Connections) -> None:
     """
     try:
         with connections.reading() as sql:
-            require_utf8(sql)
+            check_postgres(sql)
             _check_role(sql)
     except Unavailable:
         pass
@@ -46,9 +47,19 @@ def check(connections: Connections) -> None:
             broker.close()
 
 
-def require_utf8(sql: Connection) -> None:
-    """Raise UnsuitableServer unless the database can store any text."""
-    encoding = sql.scalar(text("SHOW server_encoding"))
+def check_postgres(sql: Connection) -> None:
+    """Raise UnsuitableServer unless Postgres is recent enough, and its database stores any text."""
+    encoding, version, number = sql.execute(
+        text(
+            "SELECT current_setting('server_encoding'), current_setting('server_version'),"
+            " current_setting('server_version_num')::int"
+        )
+    ).one()
+    if number < OLDEST_POSTGRES:
+        raise UnsuitableServer(
+            f"Postgres {version.partition(' ')[0]} is too old;"
+            f" {OLDEST_POSTGRES // 10_000} or later is required"
+        )
     if encoding != "UTF8":
         raise UnsuitableServer(
             f"The database encoding is {encoding}, which cannot store every text: create it with "

@@ -164,6 +164,47 @@ def test_a_database_that_cannot_store_every_text_is_refused(
     assert "Error: The database encoding is LATIN1" in done.output
 
 
+@pytest.fixture
+def old_postgres(postgres: EmbeddedPostgres) -> str:
+    """A database in which the server says of itself that it is Postgres 12."""
+    name = f"old_{secrets.token_hex(6)}"
+    engine = create_engine(postgres.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as sql:
+        sql.execute(text(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0"))
+        # The version cannot be set; what comes before the system's own functions is called instead.
+        sql.execute(text(f"ALTER DATABASE {name} SET search_path = public, old, pg_catalog"))
+    engine.dispose()
+    engine = create_engine(postgres.url_of(name), isolation_level="AUTOCOMMIT")
+    with engine.connect() as sql:
+        sql.execute(text("CREATE SCHEMA old"))
+        sql.execute(
+            text(
+                "CREATE FUNCTION old.current_setting(text) RETURNS text LANGUAGE sql AS"
+                " $$ SELECT CASE $1 WHEN 'server_version_num' THEN '120022'"
+                " WHEN 'server_version' THEN '12.22 (Debian 12.22-1.pgdg12+1)'"
+                " ELSE pg_catalog.current_setting($1) END $$"
+            )
+        )
+    engine.dispose()
+    return postgres.url_of(name)
+
+
+def test_an_old_postgres_is_refused_before_anything_is_changed(
+    settings: Settings, old_postgres: str
+) -> None:
+    """A migration would stop at the first statement that the server does not know."""
+    with pytest.raises(UnsuitableServer, match=r"^Postgres 12\.22 is too old; 13 or later"):
+        check(settings, database_url=old_postgres)
+    done = CliRunner().invoke(main, ["migrate"], env={"ARKLOOP_DATABASE_URL": old_postgres})
+
+    assert 1 == done.exit_code
+    assert "Error: Postgres 12.22 is too old; 13 or later is required" == done.output.strip()
+    engine = create_engine(old_postgres)
+    with engine.connect() as sql:
+        assert sql.scalar(text("SELECT to_regclass('alembic_version')")) is None
+    engine.dispose()
+
+
 @pytest.mark.parametrize(("role", "status"), [("web", 3), ("worker", 1)])
 def test_no_process_starts_on_such_a_server(
     role: str,
