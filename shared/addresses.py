@@ -1,5 +1,6 @@
 """Addresses of servers, as settings name them: what no client can use is found at the start."""
 
+import contextlib
 import re
 from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ _BEGINNING = re.compile(
     r"(:(?P<port>[0-9]{0,5}))?(?=[/?#]|\Z)"
 )
 _IPV4 = re.compile(r"[0-9]+(\.[0-9]+){3}")
+_PORTS = {"http": 80, "https": 443}
 
 
 def is_usable(url: str, rest: str = PATH) -> bool:
@@ -39,3 +41,11 @@ def is_usable(url: str, rest: str = PATH) -> bool:
     except ValueError:
         return False
     return int(found["port"] or 1) in range(1, 65_536)
+
+
+def host_and_port(url: str) -> tuple[str | None, int | None]:
+    """Return host and port of an address, without what else it contains; None for what it lacks."""
+    parts = urlsplit(url)
+    with contextlib.suppress(ValueError):  # of an address that no client can use
+        return parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    return parts.hostname, None

@@ -60,6 +60,34 @@ def tls_failure(error: BaseException) -> str | None:
     return None
 
 
+def root_cause(error: BaseException) -> str:
+    """Describe the root cause of an error; only system errors are free of what was sent."""
+    while (cause := _cause(error)) is not None:
+        error = cause
+    response = getattr(error, "response", None)
+    if status := getattr(response, "status_code", None):
+        return f"{type(error).__name__}: {status}"
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        words = error.strerror or str(error)
+        return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    if isinstance(error, ssl.SSLError):
+        return f"{type(error).__name__}: {error.reason or error.strerror}"
+    return type(error).__name__
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """Return what the error was raised from, also where httpcore2's pool has erased that.
+
+    Not the context of any error: a timeout says less in the system's words, and a vendor's refusal
+    is named by its SDK. asyncio raises a timeout from the cancellation that it was made by.
+    """
+    if isinstance(error, TimeoutError):
+        return None
+    if error.__cause__ is None and isinstance(error, httpcore2.NetworkError):
+        return error.__context__
+    return error.__cause__
+
+
 class CheckedBackend(httpcore2.NetworkBackend):
     """Opens the connections of one pool; `policy` None leads anywhere, for what operators set up.
 

@@ -21,7 +21,14 @@ MAY_BE_DONE = " The call may have taken effect."
 
 
 class McpFailed(Exception):
-    """A failed request to a server; the message may be shown to the model."""
+    """A failed request to a server; the message may be shown to the model.
+
+    `cause` is the system's error behind it, which is for the operator alone.
+    """
+
+    def __init__(self, message: str | None, *, cause: str | None = None) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class ToolChanged(McpFailed):

@@ -93,8 +93,10 @@ class CheckedClient(httpx2.AsyncClient):
             return await super().send(request, **options)
         except failed_requests.FAILURES as error:
             # The SDK expects exceptions of a GET and a DELETE, but of no message in a session.
-            if request.method != "POST" or failed_requests.is_of_handshake(request):
+            if request.method != "POST":
                 raise
+            if failed_requests.is_of_handshake(request):
+                raise failed_requests.failure_of(request, error) from error
             return failed_requests.response_to(request, error)
 
     async def _begin(
@@ -161,7 +163,7 @@ class CheckedClient(httpx2.AsyncClient):
         try:
             response = await super().send(request, **options)
         except failed_requests.UNDELIVERED as error:
-            self._on_reply(asked_id, failed_requests.reason_of(error))
+            self._on_reply(asked_id, str(failed_requests.failure_of(request, error)))
             raise
         is_refused = response.status_code >= 400
         why = f"The server responded with HTTP status {response.status_code}."

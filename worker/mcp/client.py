@@ -377,4 +377,4 @@ def _checked(answer: Mapping[str, Any] | None) -> Mapping[str, Any]:
             raise AuthorizationRequired(answer["made"])
         case "cancelled":
             raise Cancelled(answer["failed"])
-    raise McpFailed(answer["failed"])
+    raise McpFailed(answer["failed"], cause=answer.get("cause"))

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from arkloop.shared import portable_schema
+from arkloop.shared.addresses import host_and_port
 from arkloop.shared.catalog import mcp_access, mcp_configs, mcp_secrets
 from arkloop.shared.config import Settings
 from arkloop.shared.json_schema import InvalidSchema
@@ -63,11 +64,24 @@ def discover(
         with connections.transaction() as tx:
             mcp_configs.record_failure(tx, config_id, UNAUTHORIZED, as_of=row.updated_at)
     except McpFailed as failed:
-        log.warning("MCP tools/list failed for %s: %s", config_id, failed)
+        _report(row, failed)
         with connections.transaction() as tx:
             mcp_configs.record_failure(tx, config_id, str(failed), as_of=row.updated_at)
     else:
         record(connections, server, found)
+
+
+def _report(row: Row[Any], failed: McpFailed) -> None:
+    """Log a failure with what the operator needs and the org's admins must not see."""
+    # Of the URL that alone: the rest may contain credentials.
+    host, port = host_and_port(row.url or "")
+    cause = failed.cause or "-"
+    named = f"{row.name} at {host}:{port}" if row.url else row.name
+    log.warning(
+        "MCP tools/list failed for %s, %s: %s (%s)",
+        *(row.id, named, failed, cause),
+        extra={"host": host, "port": port, "cause": cause},
+    )
 
 
 def record(connections: Connections, server: Server, found: Iterable[Description]) -> None:

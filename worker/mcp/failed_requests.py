@@ -7,18 +7,23 @@ a response that is made here, an error of JSON-RPC.
 import json
 import re
 import secrets
+import socket
 from collections.abc import Mapping
 from typing import Any
 
 import httpx2
 from mcp_types import UNSUPPORTED_PROTOCOL_VERSION
 
+from arkloop.shared import machine
+from arkloop.shared.addresses import host_and_port
 from arkloop.shared.security import egress
-from arkloop.shared.security.checked_http import tls_failure
+from arkloop.shared.security.checked_http import root_cause, tls_failure
+from arkloop.worker.mcp import McpFailed
 from arkloop.worker.mcp.bounded_messages import TooLarge, objects_in
 
 LOST = "The connection to the server was lost."
 NOT_CONNECTED = "Connecting to the server failed."
+NO_HOST = "The server's host name is not known."
 NOT_VALID = "The server's response is not valid MCP, or too large."
 COMPRESSED = "The server's response is compressed although `identity` was requested."
 NOT_AUTHORIZED = "The server that authorizes access is not available; try again later."
@@ -91,17 +96,31 @@ def is_notification(message: Mapping[str, Any]) -> bool:
 
 def response_to(request: httpx2.Request, error: Exception) -> httpx2.Response:
     """Return the response to a POST that failed, in place of the exception."""
-    failed = getattr(error, "_request", None) or request
-    # Else it was a request of the authorization, before or after a 401 to this one.
-    is_of_server = failed is request
+    failure = failure_of(request, error)
+    is_of_server = _failed(request, error) is request
     may_be_done = is_of_server and not isinstance(error, (*_NOT_SENT, TooLarge))
     made = {
         "code": -32000,
-        "message": reason_of(error) if is_of_server else NOT_AUTHORIZED,
-        "data": {"mark": _MARK, "may_be_done": may_be_done},
+        "message": str(failure),
+        "data": {"mark": _MARK, "may_be_done": may_be_done, "cause": failure.cause},
     }
     body = {"jsonrpc": "2.0", "id": None, "error": made}
     return httpx2.Response(503, json=body, request=request)
+
+
+def failure_of(request: httpx2.Request, error: Exception) -> McpFailed:
+    """Return what is said of a POST that failed: another server may be the one to blame."""
+    failed = _failed(request, error)
+    if failed is request:
+        return McpFailed(reason_of(error), cause=root_cause(error))
+    # The server has chosen the host; the rest of the address may contain anything.
+    host, port = host_and_port(str(failed.url))
+    return McpFailed(NOT_AUTHORIZED, cause=f"{root_cause(error)} at {host}:{port}")
+
+
+def _failed(request: httpx2.Request, error: Exception) -> httpx2.Request:
+    """Return the request that failed: this one, or one of its authorization around a 401."""
+    return getattr(error, "_request", None) or request
 
 
 def may_be_done(data: Any) -> bool | None:
@@ -126,6 +145,18 @@ def reason_of(error: BaseException) -> str:
         case TimeoutError() | httpx2.TimeoutException():
             return "The server did not respond in time."
         case httpx2.ConnectError():
-            tls = tls_failure(error)
-            return f"TLS error at the server: {tls}." if tls else NOT_CONNECTED
+            if tls := tls_failure(error):
+                return f"TLS error at the server: {tls}."
+            return NO_HOST if _is_of_name(error) else NOT_CONNECTED
     return LOST
+
+
+def _is_of_name(error: BaseException) -> bool:
+    """Return whether a name has no host, which is no failure of the resolver.
+
+    Nothing private is revealed: a name that leads to a forbidden address is refused as such.
+    """
+    return machine.shortage_behind(error) is None and any(
+        isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
+        for cause in machine.causes_of(error)
+    )

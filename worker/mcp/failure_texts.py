@@ -4,6 +4,7 @@ from mcp import MCPError
 from mcp_types import PARSE_ERROR
 
 from arkloop.shared.events.plain import clean
+from arkloop.shared.security.checked_http import root_cause
 from arkloop.worker.mcp import McpFailed, failed_requests
 from arkloop.worker.mcp.checked_http import CheckedClient
 from arkloop.worker.mcp.failed_requests import LOST, NOT_VALID
@@ -17,8 +18,7 @@ _STREAM_ENDED = "SSE stream ended"
 
 def of_connection(error: BaseException, http: CheckedClient | None) -> str:
     """Describe why a connection failed."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = _first(error)
     match error:
         case McpFailed():
             return str(error)
@@ -29,6 +29,20 @@ def of_connection(error: BaseException, http: CheckedClient | None) -> str:
     if isinstance(error, failed_requests.FAILURES):
         return failed_requests.reason_of(error)
     return "The server does not support MCP."
+
+
+def cause_of_connection(error: BaseException) -> str | None:
+    """Return the system's error behind a connection that failed; None if it is another failure."""
+    error = _first(error)
+    if isinstance(error, McpFailed):
+        return error.cause
+    return root_cause(error) if isinstance(error, failed_requests.FAILURES) else None
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def of_error(error: MCPError, http: CheckedClient | None) -> str:

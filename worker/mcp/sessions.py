@@ -35,7 +35,7 @@ from arkloop.worker.mcp import (
 from arkloop.worker.mcp.bounded_messages import MAX_BYTES, REQUEST_ID
 from arkloop.worker.mcp.checked_http import CheckedClient
 from arkloop.worker.mcp.descriptions import Description
-from arkloop.worker.mcp.failed_requests import LOST, NOT_AUTHORIZED, NOT_CONNECTED
+from arkloop.worker.mcp.failed_requests import LOST, NO_HOST, NOT_AUTHORIZED, NOT_CONNECTED
 from arkloop.worker.mcp.oauth import EndUserOAuth
 from arkloop.worker.mcp.open_calls import MAX_ASKING, OpenCall
 from arkloop.worker.mcp.results import text_of
@@ -203,6 +203,7 @@ class Session:
 
     async def _hold(self) -> None:
         problem: McpFailed | None = None
+        cause: str | None = None
         try:
             async with contextlib.AsyncExitStack() as stack:
                 async with asyncio.timeout(CONNECT_SECONDS):
@@ -212,10 +213,11 @@ class Session:
         except Exception as error:
             problem = self._problem_of(None)
             self.retire(failure_texts.of_connection(problem or error, self._http))
+            cause = failure_texts.cause_of_connection(error)
         finally:
             self.retire(LOST)
             if not self._ready.done():
-                self._ready.set_exception(problem or McpFailed(self._reason))
+                self._ready.set_exception(problem or McpFailed(self._reason, cause=cause))
                 self._ready.exception()  # nobody may be waiting for it
 
     async def _connected(self, stack: contextlib.AsyncExitStack) -> Client:
@@ -319,7 +321,7 @@ class Session:
             problem = self._problem_of(call_id)
             may_be_done = failed_requests.may_be_done(error.data)
             if may_be_done is not None and error.message == NOT_AUTHORIZED:
-                problem = McpFailed(NOT_AUTHORIZED)
+                problem = McpFailed(NOT_AUTHORIZED, cause=error.data["cause"])
             if problem is not None:
                 had_access = self.oauth is not None and self.oauth.had_access
                 if had_access and await self._is_lost(call_id):
@@ -328,7 +330,10 @@ class Session:
                 raise problem from None
             if may_be_done is not None:
                 is_unknown = call_id is not None and may_be_done
-                raise McpFailed(f"{error.message}{MAY_BE_DONE if is_unknown else ''}") from None
+                raise McpFailed(
+                    f"{error.message}{MAY_BE_DONE if is_unknown else ''}",
+                    cause=error.data["cause"],
+                ) from None
             if error.code == URL_ELICITATION_REQUIRED and call_id is not None:
                 raise elicitations.pages_required(error.data) from None
             # Servers use the same code for errors of their own.
@@ -337,7 +342,7 @@ class Session:
                 self._closing.set()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.shield(self._host), 2 * CONNECT_SECONDS)
-                is_unknown = call_id is not None and self._reason != NOT_CONNECTED
+                is_unknown = call_id is not None and self._reason not in (NOT_CONNECTED, NO_HOST)
                 raise McpFailed(f"{self._reason}{MAY_BE_DONE if is_unknown else ''}") from None
             # With these it has read the request, whatever the status.
             is_read = error.code in (INVALID_PARAMS, METHOD_NOT_FOUND)

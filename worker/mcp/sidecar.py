@@ -315,7 +315,7 @@ async def _answer(sessions: Sessions, request: dict[str, Any], call: OpenCall) -
     except McpFailed as failed:
         server = Server.from_json(request["server"])
         told = server.without_secrets(str(failed), tokens_of(request["access"]))
-        return {"failed": told, "kind": "failed"}
+        return {"failed": told, "kind": "failed", "cause": failed.cause}
     except TimeoutError:
         return {"failed": call.progress.timeout_message(), "kind": "failed"}
     except MemoryError:
