@@ -12,6 +12,7 @@ from arkloop.api.protocols import call_ids
 from arkloop.api.protocols.agui_messages import NO_IDS
 from arkloop.api.protocols.agui_requests import RUN_ID
 from arkloop.api.protocols.client_tool_names import client_tool_names
+from arkloop.shared.runs import pending_calls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,18 @@ class AguiFacts:
     def call_id(self, tool_call_id: str) -> str:
         """Return the id of a call for clients, who take it for unique in the thread."""
         return call_ids.shown(self.run_id, tool_call_id)
+
+    def client_calls(self, data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Return the calls whose results a request has the client send."""
+        return [call for call in data.get("calls") or () if call["name"] in self.client_tools]
+
+    def client_call_ids(self, data: Mapping[str, Any]) -> frozenset[str]:
+        """Return the ids of the calls of `client_calls`, as clients know them."""
+        return frozenset(self.call_id(call["tool_call_id"]) for call in self.client_calls(data))
+
+    def asks_client(self, data: Mapping[str, Any]) -> bool:
+        """Return whether a request is for the client, and not for HTTP tools alone."""
+        return data["kind"] != pending_calls.KIND or bool(self.client_calls(data))
 
     def may_edit(self, name: str | None) -> bool:
         """Return whether the reader may edit arguments of a tool's calls that they may approve."""

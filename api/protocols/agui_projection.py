@@ -104,14 +104,6 @@ class AguiProjection:
         return self.waits >= self.first
 
     @property
-    def asked_call_ids(self) -> frozenset[str]:
-        """The ids of the calls whose results the run waits for, as clients know them."""
-        if self.asked is None or self.asked["data"]["kind"] != "tool_results":
-            return frozenset()
-        calls = self._asked_calls(self.asked["data"])
-        return frozenset(self._facts.call_id(call["tool_call_id"]) for call in calls)
-
-    @property
     def client_call_ids(self) -> frozenset[str]:
         """The ids of all calls of the client's tools so far, as clients know them."""
         return frozenset(self._messages.calls_of(self._facts.client_tools))
@@ -177,7 +169,7 @@ class AguiProjection:
         self.waits += 1
         yield from self._close_turn()
         if data["kind"] == "tool_results":
-            calls = self._asked_calls(data)
+            calls = self._facts.client_calls(data)
             if not calls:
                 return  # for HTTP tools alone, which send their results themselves
             yield from self._hand_over(calls)
@@ -196,9 +188,6 @@ class AguiProjection:
             self.asked = event
             self.is_over = True
             yield self._finished(outcome)
-
-    def _asked_calls(self, data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        return [call for call in data["calls"] if call["name"] in self._facts.client_tools]
 
     def _hand_over(self, calls: list[Mapping[str, Any]]) -> Iterator[BaseEvent]:
         """Note the calls that the client makes; show arguments that a person has edited.

@@ -24,7 +24,7 @@ from arkloop.api.protocols.agui_facts import AguiFacts, facts_of
 from arkloop.api.protocols.agui_interrupts import content_of
 from arkloop.api.protocols.agui_parts import (
     last_part,
-    request_id_of,
+    projection_of,
     waits_before_shown,
 )
 from arkloop.api.protocols.agui_projection import AguiProjection
@@ -200,9 +200,9 @@ def _asked(
     for run_id in run_ids if len(wanted.resume) == 1 else ():
         run = queries.get(sql, actor(), run_id)
         facts = facts_of(run, wanted.thread_id, wanted.run_id)
-        projection = last_part(sql, facts, lambda p: request_id_of(p) == entry.interrupt_id)
-        if projection.asked is not None and request_id_of(projection) == entry.interrupt_id:
-            return run, projection, entry
+        part = last_part(sql, facts, lambda data: data["request_id"] == entry.interrupt_id)
+        if part.asked.get("request_id") == entry.interrupt_id:
+            return run, projection_of(sql, facts, part), entry
     raise NotWaiting("The thread has no open interrupt of this id.")
 
 
@@ -232,16 +232,17 @@ def _give_results(
     if run is None or thread is None or run["thread_id"] != thread.id:
         raise NotWaiting("The thread has no calls of these ids.")
     facts = facts_of(run, wanted.thread_id, wanted.run_id)
-    projection = last_part(tx.sql, facts, lambda p: bool(results.keys() & p.asked_call_ids))
+    part = last_part(tx.sql, facts, lambda data: bool(results.keys() & facts.client_call_ids(data)))
+    asked_ids = facts.client_call_ids(part.asked)
     # The service's own calls have results among them, too.
-    if not results.keys() & projection.asked_call_ids:
+    if not results.keys() & asked_ids:
         raise NotWaiting("The run is not waiting for these tool results.")
     # Others have sent some of them since a client was asked, perhaps with another output: they
     # would refuse those that the run lacks.
     echoes = agui_echoes.earlier(tx.sql, wanted, thread.id)
     own = agui_echoes.without(wanted, echoes)
-    sent = [call_id for call_id in own.results if call_id in projection.asked_call_ids]
-    lacking = facts.missing(request_id_of(projection), sent)
+    sent = [call_id for call_id in own.results if call_id in asked_ids]
+    lacking = facts.missing(part.asked["request_id"], sent)
     given = _results_of(own, run_id, lacking)
     try:
         # Clients send the results of a turn together, also those of calls that were given up.
@@ -249,10 +250,9 @@ def _give_results(
     except ToolResultConflict as error:
         named = [facts.call_id(id_) for id_ in error.details["tool_call_ids"]]
         raise ToolResultConflict(tool_call_ids=named) from None
-    missing = _missing(
-        tx.sql, queries.get(tx.sql, actor(), run_id), facts, request_id_of(projection)
-    )
-    return Part(run_id=run_id, waits=projection.waits, pending=missing, echoes=echoes)
+    run = queries.get(tx.sql, actor(), run_id)
+    missing = _missing(tx.sql, run, facts, part.asked["request_id"])
+    return Part(run_id=run_id, waits=part.waits, pending=missing, echoes=echoes)
 
 
 def _results_of(wanted: AguiRequest, run_id: UUID, ids: Collection[str]) -> list[CallResult]:

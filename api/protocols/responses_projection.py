@@ -71,7 +71,7 @@ class ResponseProjection:
         """
         if self.asked is None or self.asked["data"]["kind"] != "tool_results":
             return {}
-        own = [call["tool_call_id"] for call in self._asked_calls(self.asked["data"])]
+        own = [call["tool_call_id"] for call in self.client_calls(self.asked["data"])]
         items = (ItemId(self._facts.run_id, self._calls[id_].seq) for id_ in own)
         shown = map(responses_ids.call_id, items)
         return {**dict(zip(own, own, strict=True)), **dict(zip(shown, own, strict=True))}
@@ -80,9 +80,14 @@ class ResponseProjection:
     def response_id(self) -> ResponseId:
         return ResponseId(self._facts.run_id, self._first)
 
+    def client_calls(self, data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Return the calls whose results a request has the client send."""
+        names = self._facts.client_tools
+        return [call for call in data.get("calls") or () if call["name"] in names]
+
     def asks_client(self, data: Mapping[str, Any]) -> bool:
         """Return whether the run waits for its client, and not for an HTTP tool alone."""
-        return data["kind"] != "tool_results" or bool(self._asked_calls(data))
+        return data["kind"] != "tool_results" or bool(self.client_calls(data))
 
     def response(self) -> Object:
         """Return the response object as it is after the events so far."""
@@ -115,7 +120,7 @@ class ResponseProjection:
             return []
         self.waits += 1
         if self.asks_client(data):
-            for call in self._asked_calls(data):
+            for call in self.client_calls(data):
                 if call["tool_call_id"] in self._calls:
                     self._calls[call["tool_call_id"]].is_with_client = True
             if self.waits < self._first:
@@ -182,10 +187,6 @@ class ResponseProjection:
         elif kind in ("run.cost", "run.completed", "run.failed", "run.cancelled"):
             self._usage = data["usage"]
 
-    def _asked_calls(self, data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        names = self._facts.client_tools
-        return [call for call in data.get("calls") or () if call["name"] in names]
-
     def _end(self, event: Mapping[str, Any]) -> Iterator[bytes]:
         yield from self._output.interrupt()
         data = event["data"]
@@ -231,7 +232,7 @@ class ResponseProjection:
         yield from self._output.suspend_tools()
         match data["kind"]:
             case "tool_results":
-                for call in self._asked_calls(data):
+                for call in self.client_calls(data):
                     seq = self._calls[call["tool_call_id"]].seq
                     yield from self._output.function_call(seq, call)
             case "tool_confirmation":

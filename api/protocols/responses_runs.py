@@ -8,11 +8,13 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping
 
 from arkloop.api.http.current import actor
+from arkloop.api.protocols import responses_ids
 from arkloop.api.protocols.client_tool_names import client_tool_names
 from arkloop.api.protocols.projection import fold
-from arkloop.api.protocols.responses_ids import ResponseId
+from arkloop.api.protocols.responses_ids import ItemId, ResponseId
 from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
+from arkloop.api.protocols.run_parts import Data, find_part
 from arkloop.shared.errors import ResponseNotFound, RunNotFound
 from arkloop.shared.events import event_log
 from arkloop.shared.runs import creation, offered_messages, overrides, queries, thread_order
@@ -74,37 +76,36 @@ def said_after(sql: Connection, run: RowMapping, seq: int | None) -> list[Conten
     return [own_content(row) for row in said if row.id in behind]
 
 
-def asked_for(
-    sql: Connection, facts: RunFacts, call_ids: Set[str] = frozenset(), seq: int | None = None
-) -> ResponseProjection:
-    """Return the response that asked for results of these calls, else the one that has this event,
-    else the run's newest, whose id alone `newest_response` finds.
+def asked_for(sql: Connection, facts: RunFacts, call_ids: Set[str], seq: int) -> ResponseProjection:
+    """Return the response that asked for results of these calls, or that has this event if there
+    are none; else the run's newest, whose id alone `newest_response` finds.
     """
-    waits = 0
-    while True:
-        projection = ResponseProjection(facts, waits)
-        last = fold(sql, projection, facts.run_id, skips_lost=True)
-        if projection.asked is None or last == event_log.last_seq(sql, facts.run_id):
-            return projection
-        if call_ids and call_ids <= projection.asked_calls.keys():
-            return projection
-        if not call_ids and seq is not None and seq <= projection.asked["seq"]:
-            return projection
-        waits = projection.waits
+    waits, last_seq = event_log.waits(sql, facts.run_id)
+    # Clients have calls by the events that made them; the requests, by the run's own ids.
+    items = filter(None, map(responses_ids.parse_item, call_ids))
+    seqs = {one.seq for one in items if one.run_id == facts.run_id and one.seq < last_seq}
+    made = event_log.call_ids(sql, facts.run_id, seqs) if seqs else {}
+    shown = {responses_ids.call_id(ItemId(facts.run_id, at)): id_ for at, id_ in made.items()}
+    own_ids = {shown.get(id_, id_) for id_ in call_ids}
+    projection = ResponseProjection(facts)
+
+    def is_meant(asked_at: int, data: Data) -> bool:
+        if not call_ids:
+            return seq <= asked_at
+        asked = {call["tool_call_id"] for call in projection.client_calls(data)}
+        return own_ids <= asked
+
+    part = find_part(waits, last_seq, projection.asks_client, is_meant)
+    projection = ResponseProjection(facts, part.first)
+    fold(sql, projection, facts.run_id, skips_lost=True)
+    return projection
 
 
 def newest_response(sql: Connection, facts: RunFacts) -> ResponseId:
-    """Return the id of the run's newest response, as `asked_for` does.
-
-    Of its events only those that ask for input are read: the run may have very many.
-    """
+    """Return the id of the run's newest response, as `asked_for` does."""
     waits, last_seq = event_log.waits(sql, facts.run_id)
-    newest, projection = 0, ResponseProjection(facts)
-    for number, wait in enumerate(waits, 1):
-        # With what is still open the newest one ends.
-        if wait.seq < last_seq and projection.asks_client(event_log.data_of(wait.payload)):
-            newest = number
-    return ResponseId(facts.run_id, newest)
+    part = find_part(waits, last_seq, ResponseProjection(facts).asks_client)
+    return ResponseId(facts.run_id, part.first)
 
 
 class _Opening:

@@ -9,7 +9,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from uuid import UUID
@@ -310,6 +310,18 @@ def turn_calls(sql: Connection, run_id: UUID) -> list[dict[str, Any]]:
         .order_by(run_events.c.seq)
     )
     return [data_of(payload) for payload in rows]
+
+
+def call_ids(sql: Connection, run_id: UUID, seqs: Collection[int]) -> dict[int, str]:
+    """Return the ids of the calls that the run makes with these events, by the events' numbers."""
+    rows = sql.execute(
+        select(run_events.c.seq, run_events.c.payload).where(
+            run_events.c.run_id == run_id,
+            run_events.c.seq.in_(seqs),
+            run_events.c.type == ToolCallRequested.type,
+        )
+    )
+    return {row.seq: data_of(row.payload)["tool_call_id"] for row in rows}
 
 
 def data_of(payload: str) -> dict[str, Any]:
