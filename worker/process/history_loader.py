@@ -57,13 +57,13 @@ class HistoryMemory:
         self._files: Counter[UUID] = Counter()
 
     def take(self, org_id: UUID, size: int, *, for_files: bool = False) -> bool:
-        """Take `size` bytes for the org, if they are free."""
+        """Take `size` bytes for the org, if they are free; no bytes always are."""
         taken = self._files if for_files else self._histories
         with self._lock:
             own = self._histories[org_id] + self._files[org_id] + size
             total = self._histories.total() + self._files.total() + size
             is_free = total <= self._max_bytes and own <= self._max_bytes * SHARE_OF_ONE_ORG
-            if taken[org_id] and not is_free:
+            if size and taken[org_id] and not is_free:
                 return False
             taken[org_id] += size
             return True

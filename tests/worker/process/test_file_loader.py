@@ -13,7 +13,9 @@ from arkloop.shared.files import files, incoming
 from arkloop.shared.files.configured_storage import storage_of
 from arkloop.shared.files.local_storage import LocalStorage
 from arkloop.shared.storage.connections import Connections
+from arkloop.worker.agent.attachments import attached
 from arkloop.worker.contract.attachments import Attachment
+from arkloop.worker.contract.messages import UserMessage
 from arkloop.worker.contract.outcomes import CancelRequested, RunFailure
 from arkloop.worker.process import file_loader
 from arkloop.worker.process.file_loader import FileLoader, RunFiles
@@ -23,6 +25,7 @@ from tests.contents import PDF, png
 from tests.stored_runs import StoredRuns
 from tests.waiting import eventually
 from tests.worker.process.test_history_loader import Patient, claim_of, never
+from tests.worker.recorded_run import request
 
 MIB = 1024 * 1024
 
@@ -115,6 +118,23 @@ def test_a_run_does_not_wait_for_the_memory_that_it_has(
         RunFiles(files_of_process, claim, never).loaded([part]) as contents,
     ):
         assert [png()] == list(contents.values())
+
+
+def test_a_run_that_loads_no_file_waits_for_no_memory(
+    stored: StoredRuns, alice: User, connections: Connections
+) -> None:
+    """An image by its URL has no bytes here, while files of the org take more than its share."""
+    loader, part = loader_of(connections, mib=1), image(connections, alice, png())
+    linked = Attachment(kind="image", url="https://example.com/a.png")
+    asked = request(UserMessage("Look", (linked,)))
+
+    with (
+        run_files(stored, loader).loaded([replace(part, size=MIB)]),
+        attached(asked, RunFiles(loader, claim_of(stored, "Hi"), never)) as sent,
+    ):
+        assert asked.messages == sent.messages
+
+    assert not loader.memory._files
 
 
 def test_a_storage_that_fails_fails_the_run(
