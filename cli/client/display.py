@@ -19,11 +19,12 @@ _YELLOW = {
     *("run.throttled", "run.retrying", "run.fallback", "run.settings_dropped"),
     *("run.limit_reached", "context.truncated", "context.compacted"),
 }
-_THROTTLED = {
+THROTTLED = {
     "requests": "the route has reached its requests per minute",
     "tokens": "the route has reached its tokens per minute",
     "provider": "the provider responded with HTTP 429",
     "budget": "other runs have reserved the rest of a budget",
+    "memory": "long threads or files of other runs fill the worker's memory",
 }
 
 
@@ -170,7 +171,7 @@ def line_of(event: RunEvent) -> str | None:
         case "run.resumed" if data["reason"] != "input":
             return f"resumed ({data['reason']}, attempt {data['attempt']})"
         case "run.throttled":
-            why = _THROTTLED.get(data["reason"], data["reason"])
+            why = THROTTLED.get(data["reason"], data["reason"])
             return f"waiting: {why}; retrying in {data['seconds']:g} s"
         case "run.retrying":
             tries = f"try {data['try_number']}"

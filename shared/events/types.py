@@ -219,7 +219,7 @@ class RunThrottled:
     """The route's limit is reached: the run waits for about `seconds`.
 
     `reason` is `requests`, `tokens` (the route's own limits), `provider` (its 429), `budget` (other
-    runs hold what is left of it) or `memory` (other runs' long threads fill the worker).
+    runs hold what is left of it) or `memory` (their long threads or files fill the worker).
     """
 
     type: ClassVar[str] = "run.throttled"

@@ -34,7 +34,10 @@ _THROTTLED = {
     "tokens": (Reason.THROTTLED_TOKENS, "route {route} has reached its tokens per minute"),
     "provider": (Reason.THROTTLED_PROVIDER, "the provider of route {route} responded with 429"),
     "budget": (Reason.THROTTLED_BUDGET, "other runs have reserved what is left of a budget"),
-    "memory": (Reason.THROTTLED_MEMORY, "the long threads of other runs fill the worker's memory"),
+    "memory": (
+        Reason.THROTTLED_MEMORY,
+        "long threads or files of other runs fill the worker's memory",
+    ),
 }
 
 

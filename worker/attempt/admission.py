@@ -114,7 +114,7 @@ class Admission:
         self._throttle(route.id, "provider", with_jitter(seconds))
 
     def wait_for_memory(self, seconds: float) -> None:
-        """Wait, visibly, for the memory that other runs' histories take."""
+        """Wait, visibly, for the memory that other runs take."""
         self._throttle(self._claim.route_id, "memory", seconds)
 
     def add_usage(self, route: Route, usage: Usage) -> Event:

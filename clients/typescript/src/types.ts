@@ -5384,7 +5384,7 @@ export interface components {
          * @description The route's limit is reached: the run waits for about `seconds`.
          *
          *     `reason` is `requests`, `tokens` (the route's own limits), `provider` (its 429), `budget` (other
-         *     runs hold what is left of it) or `memory` (other runs' long threads fill the worker).
+         *     runs hold what is left of it) or `memory` (their long threads or files fill the worker).
          */
         RunThrottledData: {
             route_id: string;

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from arkloop.cli.client.display import PipedText, TerminalText, line_of
+from arkloop.cli.client.display import THROTTLED, PipedText, TerminalText, line_of
 from arkloop.cli.client.event_stream import RunEvent
+from arkloop.shared.runs.reasons import Reason
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,14 @@ def test_why_a_run_waits_or_changes_is_said_in_words(
     event = RunEvent(seq=2, type=event_type, data=data, created_at="", text="")
 
     assert line == line_of(event)
+
+
+def test_each_reason_to_wait_has_words() -> None:
+    """Other reasons, as of a newer server, are shown by their names."""
+    prefix = "throttled."
+    reasons = {reason.removeprefix(prefix) for reason in Reason if reason.startswith(prefix)}
+
+    assert reasons == THROTTLED.keys()
 
 
 def show_reset(display: PipedText | TerminalText) -> None:
