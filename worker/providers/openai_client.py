@@ -53,7 +53,7 @@ class Client:
     """The client of one run, which a stop signal can cut off; `sdk` is the SDK's own."""
 
     def __init__(self, route: Route, egress: Policy | None) -> None:
-        """Create the client. Raises: ProviderError: the policy refuses the route's address."""
+        """Create the client. Raises: ProviderError: the route has no address that may be called."""
         self._route_key = route.api_key
         key = route.api_key or "none"
         is_azure = route.platform == "azure" and route.api_version is not None

@@ -9,6 +9,7 @@ import httpx2
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.security import egress
 from arkloop.worker.contract.messages import MAX_STATE_BYTES
+from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.providers.abortable_http import AbortableClient
 from arkloop.worker.providers.sdk_errors import address_refused
 
@@ -19,10 +20,12 @@ def address(route: Route, policy: egress.Policy | None) -> str:
     """Return the server's address, always: without it the SDKs take one from the environment.
 
     Raises:
-        ProviderError: the policy refuses it.
+        ProviderError: there is none, or the policy refuses it.
     """
     base_url = route.address
-    assert base_url is not None, "every vendor with an SDK has an address"
+    if base_url is None:
+        message = f"A route of the provider {route.provider!r} needs a `base_url`."
+        raise ProviderError("invalid_request", message)
     if policy is None:
         return base_url
     try:

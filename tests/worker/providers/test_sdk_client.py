@@ -21,6 +21,7 @@ from arkloop.worker.contract.messages import (
 )
 from arkloop.worker.contract.outcomes import ProviderError
 from arkloop.worker.contract.stop_signal import StopSignal
+from arkloop.worker.providers.openai_provider import OpenAIProvider
 from arkloop.worker.providers.sdk_client import json_bytes
 from tests.closed_port import closed_port
 from tests.worker.providers.anthropic_answers import finish, start, text
@@ -55,6 +56,14 @@ OF_EACH_API = pytest.mark.parametrize(
     ("provider", "fields"),
     [("openai", {"api": "chat"}), ("openai", {"api": "responses"}), ("anthropic", {})],
 )
+
+
+def test_a_provider_of_an_sdk_needs_an_address() -> None:
+    """A new one has no vendor's address; without one the SDK would call its own vendor."""
+    with pytest.raises(ProviderError, match="'acme' needs a `base_url`") as refused:
+        OpenAIProvider(route_to("acme", None))
+
+    assert ("provider.invalid_request", False) == (refused.value.code, refused.value.retryable)
 
 
 @OF_EACH_API
