@@ -294,7 +294,7 @@ release: setup ## Commit, tag, wheel and chart of a release, which nothing pushe
 test-release: setup ## A release in a clone of HEAD; the wheel is built twice
 	@NEED_RELEASE=1 $(BIN)/pytest tests/test_release.py
 
-check: setup ## Format, lint, types, architecture, language
+check: setup ## Format, lint, types, architecture, language, types of the Python client
 	@./scripts/check $(BIN)
 
 lock: pyproject.toml $(UV) ## Pin the dependencies again from pyproject.toml

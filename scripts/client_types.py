@@ -115,7 +115,10 @@ def main() -> int:
     made = described()
     types = python_types(made["components"]["schemas"])
     if "--check" in sys.argv:
-        return int(types != TYPES.read_text())
+        if types == TYPES.read_text():
+            return 0
+        print("the client types are outdated: run `make client-types`", file=sys.stderr)
+        return 1
     DOCUMENT.parent.mkdir(exist_ok=True)
     DOCUMENT.write_text(json.dumps(made, indent=1))
     if "--document" in sys.argv:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from arkloop_client import Arkloop, ArkloopError, StreamedText
 
+from scripts import client_types
 from tests.acceptance.streamed_runs import LONG
 from tests.caller import Caller, script
 from tests.cutting_proxy import cutting_proxy
@@ -230,6 +231,20 @@ def test_the_types_are_current() -> None:
     """They are those of the description; `make client-types` writes them again."""
     command = [sys.executable, str(ROOT / "scripts" / "client_types.py"), "--check"]
     assert 0 == subprocess.run(command, cwd=ROOT).returncode
+
+
+def test_outdated_types_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make check` says what to do, and changes nothing."""
+    outdated = tmp_path / "types.py"
+    outdated.write_text("# of an older description\n")
+    monkeypatch.setattr(client_types, "TYPES", outdated)
+    monkeypatch.setattr(sys, "argv", ["client_types.py", "--check"])
+
+    assert 1 == client_types.main()
+    assert "outdated: run `make client-types`" in capsys.readouterr().err
+    assert "# of an older description\n" == outdated.read_text()
 
 
 @pytest.mark.parametrize(
