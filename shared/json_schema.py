@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema_rs
 from jsonschema_rs import ValidationError, Validator
 
-from arkloop.shared.schema_pointers import parts_of, target_of
+from arkloop.shared.schema_pointers import parts_of, pointer_to, target_of
 
 #: Of a schema whose references are replaced; 8 characters of plain data count as one.
 MAX_NODES = 5_000
@@ -90,7 +90,7 @@ class JsonSchema:
             rebuilding = _Rebuilding(schema, MAX_PATTERNS)
             self.validator = _compiled(rebuilding)
         except ValidationError as error:
-            raise InvalidSchema(f"Not a JSON Schema: {short(error.message)}") from None
+            raise no_schema(error, schema) from None
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise InvalidSchema("Not a JSON Schema.") from None
         self.nodes = rebuilding.nodes
@@ -273,7 +273,7 @@ class _Rebuilding:
             raise InvalidSchema("References to other documents are not supported.")
         target = target_of(self._root, pointer)
         if target is None:
-            raise InvalidSchema("Unresolvable `$ref`.")
+            raise InvalidSchema(f"Unresolvable `$ref`: {short(reference)}")
         return target
 
     def _can_match(self, pattern: str) -> bool:
@@ -293,6 +293,15 @@ class _Rebuilding:
         self.nodes += nodes
         if self.nodes > MAX_NODES:
             raise InvalidSchema("The schema is too large.")
+
+
+def no_schema(error: ValidationError, given: Mapping[str, Any]) -> InvalidSchema:
+    """Build the error for what is no schema, with the place in `given`, which may have been rebuilt
+    since.
+    """
+    place = short(pointer_to(given, error.instance_path))
+    where = f", at {place}" if place else ""
+    return InvalidSchema(f"Not a JSON Schema: {short(error.message)}{where}")
 
 
 def errors_of(validator: Validator, value: Any, work: int) -> Sequence[ValidationError]:

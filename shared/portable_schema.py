@@ -18,7 +18,7 @@ from typing import Any
 import jsonschema_rs
 
 from arkloop.shared import merged_properties
-from arkloop.shared.json_schema import InvalidSchema, short
+from arkloop.shared.json_schema import InvalidSchema, no_schema, short
 from arkloop.shared.required_properties import only_defined
 from arkloop.shared.schema_pointers import parts_of, target_of
 
@@ -95,7 +95,7 @@ def check(schema: Mapping[str, Any]) -> int:
     try:
         jsonschema_rs.meta.validate(sent)
     except jsonschema_rs.ValidationError as error:
-        raise InvalidSchema(f"Not a JSON Schema: {short(error.message)}") from None
+        raise no_schema(error, schema) from None
     if rebuilding.dangling:
         raise InvalidSchema(f"Unresolvable `$ref`: {short(rebuilding.dangling[0])}")
     added = max(0, _length(sent) - length)

@@ -1,7 +1,7 @@
 """References within a JSON Schema, and what they lead to."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -29,3 +29,47 @@ def target_of(root: Mapping[str, Any], pointer: tuple[str, ...]) -> Any:
         except (LookupError, TypeError, ValueError):
             return None
     return target
+
+
+def pointer_to(root: Mapping[str, Any], path: Iterable[str | int]) -> str:
+    """Return the JSON Pointer (RFC 6901) of a path, as far as there is something in `root`.
+
+    The path may be one of the schema without references: what one leads to then stands in the place
+    of the reference and of all beside it, in newer drafts behind the schema's own `allOf`. Its
+    pointer is that of where it is written.
+    """
+    refers_alone = "draft-0" in str(root.get("$schema"))
+    place: Any = root
+    found: tuple[str, ...] = ()
+    pointer = found
+    rest = [*path]
+    most = len(rest)  # references without a part of the path between them, which may be a circle
+    while rest:
+        referred = _referred(place)
+        if referred is not None and refers_alone:
+            if rest[0] in place or not most:  # the path may also be one of what stands beside it
+                break
+            most -= 1
+            pointer, place = referred, target_of(root, referred)
+            continue
+        if referred is not None and rest[:2] == ["allOf", _length(place.get("allOf"))]:
+            found = pointer = referred
+            place, rest = target_of(root, referred), rest[2:]
+            continue
+        try:
+            place = place[rest[0]]
+        except (LookupError, TypeError):
+            break
+        found = pointer = (*pointer, str(rest.pop(0)))
+    if rest and isinstance(place, list):  # one that was lengthened since
+        found = found[:-1]
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in found)
+
+
+def _referred(place: Any) -> tuple[str, ...] | None:
+    reference = place.get("$ref") if isinstance(place, Mapping) else None
+    return parts_of(reference) if isinstance(reference, str) else None
+
+
+def _length(of: Any) -> int:
+    return len(of) if isinstance(of, list) else 0
