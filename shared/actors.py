@@ -30,6 +30,10 @@ SCOPES = DATA_PERMISSIONS | WORK_PERMISSIONS | {"admin"}
 OPERATE = "operator"
 
 _NOBODY = UUID(int=0)
+_ONLY_OPERATORS = (
+    f"Only operators of the service have the permission `{OPERATE}`, and those of their API keys"
+    " that name it as a scope."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +73,38 @@ class Actor:
         """The user whose private threads the actor sees; for an end user, nobody."""
         return self.user_id if self.end_user_id is None else _NOBODY
 
-    def check_may_write(self, created_by_user_id: UUID) -> None:
-        """Check the creator. Raises: Forbidden: somebody else, and the actor lacks `admin`."""
-        if not self.writes_all and created_by_user_id != self.user_id:
-            raise Forbidden()
+    def check_permits(self, *required: str) -> None:
+        """Check the permissions. Raises: Forbidden: one is missing; it says which, and of what."""
+        missing = [name for name in required if name not in self.permissions]
+        if not missing:
+            return
+        if OPERATE in missing:
+            raise Forbidden(_ONLY_OPERATORS)
+        of_role = PERMISSIONS_OF_ROLE.get(self.role, DATA_PERMISSIONS)
+        kind = "scope"
+        if self.end_user_id is not None:
+            who = "This client token, or the key or login that issued it,"
+        elif of_role.issuperset(missing):
+            who = "Your key"
+        else:
+            who, kind = f"Your role, {self.role},", "permission"
+            missing = [name for name in missing if name not in of_role]
+        names = " and ".join(f"`{name}`" for name in missing)
+        kinds = kind if len(missing) == 1 else f"{kind}s"
+        raise Forbidden(f"{who} lacks the {kinds} {names}.")
+
+    def check_may_write(self, what: str, created_by_user_id: UUID) -> None:
+        """Check the creator of `what`, which the message names.
+
+        Raises: Forbidden: somebody else, and the actor lacks `admin`.
+        """
+        if self.writes_all or created_by_user_id == self.user_id:
+            return
+        if self.end_user_id is not None:
+            raise Forbidden(
+                f"This client token may not change {what}: it was created with a token or key of"
+                " another issuer."
+            )
+        raise Forbidden(
+            f"Another user has created {what}; changing it takes the permission `admin`."
+        )

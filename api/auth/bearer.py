@@ -28,6 +28,8 @@ _MAX_CACHED = 10_000
 #: `last_used_at` is this exact.
 _LAST_USED_STEP = timedelta(minutes=1)
 
+_FOR_WORKERS = "A key whose scopes are for workers alone cannot be used for this endpoint."
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -55,13 +57,11 @@ def requires(
             logs.bind(org_id=str(actor.org_id))
             request_limits.count(actor, is_heartbeat=is_heartbeat)
             path_ids.check(kwargs)
-            if not actor.permissions.issuperset(required):
-                raise Forbidden()
             if actor.end_user_id is not None and not end_users:
                 raise Forbidden("Client tokens cannot be used for this endpoint.")
-            # A worker's key is for its own endpoints alone.
+            actor.check_permits(*required)
             if permission is None and actor.permissions and actor.permissions <= WORK_PERMISSIONS:
-                raise Forbidden()
+                raise Forbidden(_FOR_WORKERS)
             return view(*args, **kwargs)
 
         mark(checked, "permission", permission or "")

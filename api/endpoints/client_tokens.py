@@ -76,7 +76,8 @@ def create_client_token() -> Response:
     body = read_body(_BODY)
     scopes, end_user_id, thread_id = frozenset(body["scopes"]), body["end_user_id"], body["thread"]
     if not scopes <= actor().permissions:
-        raise Forbidden("A client token cannot have scopes its issuer lacks.")
+        lacking = ", ".join(f"`{scope}`" for scope in sorted(scopes - actor().permissions))
+        raise Forbidden(f"A client token cannot have scopes its issuer lacks: {lacking}.")
     with connections().reading() as sql:
         # With its version: a page cannot begin to use another one in the middle of a conversation.
         persona = catalog().persona(actor().org_id, body["persona_id"], sql=sql)

@@ -30,7 +30,7 @@ from arkloop.api.http.current import actor, connections
 from arkloop.api.http.preferences import wait_seconds
 from arkloop.api.streaming.rest import wait_for_rest
 from arkloop.shared.actors import Actor
-from arkloop.shared.errors import Forbidden, InvalidRequest, NotFound, Unavailable
+from arkloop.shared.errors import InvalidRequest, NotFound, Unavailable
 from arkloop.shared.runs import queries
 from arkloop.shared.runs.states import status_of
 from arkloop.shared.storage.connections import Connections
@@ -122,8 +122,8 @@ def requested_delivery(on_disconnect: str | None) -> Delivery:
     types = ["application/json", EVENT_STREAM]
     streams = request.accept_mimetypes.best_match(types) == EVENT_STREAM
     wait = None if streams else wait_seconds()
-    if (streams or wait is not None) and "data.runs.read" not in actor().permissions:
-        raise Forbidden()
+    if streams or wait is not None:
+        actor().check_permits("data.runs.read")
     cancels = on_disconnect == "cancel"
     if cancels and not streams and wait is None:
         why = f"requires `Accept: {EVENT_STREAM}` or `Prefer: wait=N`"

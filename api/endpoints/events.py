@@ -28,7 +28,6 @@ from arkloop.api.streaming import sse
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import (
     EventsLost,
-    Forbidden,
     InvalidRequest,
     StreamLimitExceeded,
 )
@@ -72,8 +71,7 @@ def stream_events(run_id: UUID) -> Response:
     g.actor = reader
     request_limits.count(reader)
     check_ids({"run_id": run_id})
-    if "data.runs.read" not in reader.permissions:
-        raise Forbidden()
+    reader.check_permits("data.runs.read")
     args = query_args(_QUERY)
     resumed = [args["lastEventId"]] if "lastEventId" in args else []
     if (last_event_id := request.headers.get("Last-Event-ID")) is not None:
@@ -121,12 +119,12 @@ def create_stream_ticket(run_id: UUID) -> Response:
     """
     check_key()
     sends_results = read_body(_TICKET, optional=True)["tool_results"]
-    if sends_results and "data.runs.write" not in actor().permissions:
-        raise Forbidden()
+    if sends_results:
+        actor().check_permits("data.runs.write")
     with connections().reading() as sql:
         run = queries.get(sql, actor(), run_id)
     if sends_results:
-        actor().check_may_write(run["created_by_user_id"])
+        actor().check_may_write("the run", run["created_by_user_id"])
     ticket, expires_at = stream_tickets.issue(
         settings(), actor(), run_id, run["ended_at"], sends_results=sends_results
     )

@@ -49,7 +49,7 @@ def list_members(org_id: UUID) -> Response:
     args = page_args(ByTime)
     check_org(org_id)
     if actor().api_key_id is not None and "admin" not in actor().permissions:
-        raise Forbidden()
+        raise Forbidden("An API key needs the scope `admin` to list members.")
     with connections().reading() as sql:
         rows = members.list_(sql, org_id, limit=args.limit + 1, before=args.before)
     return page(rows, args, show=_shown, cursor_of=ByTime.of)
@@ -102,8 +102,7 @@ def check_login(org_id: UUID) -> None:
 def check_manages(org_id: UUID) -> None:
     """Check as `check_login` does, and for the permission `admin`. Raises: Forbidden."""
     check_login(org_id)
-    if "admin" not in actor().permissions:
-        raise Forbidden()
+    actor().check_permits("admin")
 
 
 def _shown(row: Row[Any]) -> Member:

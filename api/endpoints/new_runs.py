@@ -37,7 +37,6 @@ from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.errors import (
     BudgetExhausted,
     FileMissing,
-    Forbidden,
     InvalidRequest,
     InvalidState,
     NameTaken,
@@ -204,8 +203,8 @@ def _create(body: Mapping[str, Any], thread_id: UUID, opened: NewThread | None =
     is_said = opened is not None or body.get("message") is not None
     if opened is not None:
         refuse_fields({"thread.metadata": opened.metadata}, "thread.metadata")
-    if is_said and "data.threads.write" not in actor().permissions:
-        raise Forbidden()
+    if is_said:
+        actor().check_permits("data.threads.write")
     delivery = requested_delivery(body.get("on_disconnect"))
     if "Idempotency-Key" in request.headers:
         return delivery.respond(_create_once(body, thread_id, opened))

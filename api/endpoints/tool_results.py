@@ -74,11 +74,13 @@ _RESULTS, _QUERY = ToolResult(many=True), ToolResultsQuery()
 def give_tool_results(run_id: UUID) -> Response:
     """Store results of a run's tool calls; with the last one missing it resumes. Responds 200."""
     ticket = _ticket()
-    g.actor = sender = _sender(run_id, ticket)
+    sender, is_for_events = _sender(run_id, ticket)
+    g.actor = sender
     request_limits.count(sender)
     check_ids({"run_id": run_id})
-    if "data.runs.write" not in sender.permissions:
-        raise Forbidden()
+    if is_for_events:
+        raise Forbidden("This ticket is for events alone: request one with `tool_results`.")
+    sender.check_permits("data.runs.write")
     query_args(_QUERY)
     return _give(run_id, is_from_page=ticket is not None)
 
@@ -105,13 +107,15 @@ def _ticket() -> str | None:
     return None if not tickets or "Authorization" in request.headers else tickets[0]
 
 
-def _sender(run_id: UUID, ticket: str | None) -> Actor:
-    """Return the actor, identified by ticket or else by bearer token. Raises: Unauthorized."""
+def _sender(run_id: UUID, ticket: str | None) -> tuple[Actor, bool]:
+    """Return the actor, identified by ticket or else by bearer token, and whether it is by a
+    ticket that is for events alone. Raises: Unauthorized.
+    """
     if ticket is None:
-        return authenticator().identify(bearer_token())
+        return authenticator().identify(bearer_token()), False
     sender = stream_tickets.verify(settings(), ticket, run_id)
     authenticator().check(sender)
     sender = authenticator().with_limits(sender)
-    if "data.runs.write" in sender.permissions:
-        sender = authenticator().up_to_date(sender)
-    return sender
+    if "data.runs.write" not in sender.permissions:
+        return sender, True
+    return authenticator().up_to_date(sender), False

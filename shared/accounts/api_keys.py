@@ -87,7 +87,8 @@ def create(
     """
     wanted = actor.permissions - {OPERATE} if scopes is None else frozenset(scopes)
     if not wanted <= actor.permissions:
-        raise Forbidden("An API key cannot have scopes its creator lacks.")
+        lacking = ", ".join(f"`{scope}`" for scope in sorted(wanted - actor.permissions))
+        raise Forbidden(f"An API key cannot have scopes its creator lacks: {lacking}.")
     key = make()
     row = tx.sql.execute(
         api_keys.insert()

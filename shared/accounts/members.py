@@ -117,7 +117,7 @@ def lock(tx: Transaction, actor: Actor) -> str:
     org_locks.lock(tx, actor.org_id)
     role = _role(tx, actor.org_id, actor.user_id)
     if role is None:
-        raise Forbidden()
+        raise Forbidden("You are not a member of this organization any more.")
     credentials.permissions_now(tx.sql, actor)
     return role
 
@@ -125,7 +125,7 @@ def lock(tx: Transaction, actor: Actor) -> str:
 def check_may_give(own_role: str, role: str) -> None:
     """Check that somebody with `own_role` may give this role, or take it. Raises: Forbidden."""
     if "admin" not in PERMISSIONS_OF_ROLE[own_role]:
-        raise Forbidden()
+        raise Forbidden("Only owners and admins can do this with other members.")
     if role == OWNER and own_role != OWNER:
         raise Forbidden("Only an owner can do this with owners.")
 

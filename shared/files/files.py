@@ -136,7 +136,7 @@ def remove(tx: Transaction, actor: Actor, file_id: UUID) -> None:
         FileMissing
         Forbidden: it is somebody else's, and the actor is a member.
     """
-    actor.check_may_write(find(tx.sql, actor, file_id).created_by_user_id)
+    actor.check_may_write("the file", find(tx.sql, actor, file_id).created_by_user_id)
     tx.sql.execute(update(files).where(files.c.id == file_id).values(expires_at=func.now()))
 
 

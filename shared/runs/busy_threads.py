@@ -276,8 +276,8 @@ class _Request:
 
     def _supersede_first(self) -> None:
         run = self.pending[0]
-        for ended in (self._active, run):
-            self.new.actor.check_may_write(ended.created_by_user_id)
+        for what, ended in (("the active run", self._active), ("the pending run", run)):
+            self.new.actor.check_may_write(what, ended.created_by_user_id)
         place = self._first_place()
         moved = (
             update(messages)
@@ -290,7 +290,7 @@ class _Request:
 
     def _supersede_active(self) -> None:
         active = self._active
-        self.new.actor.check_may_write(active.created_by_user_id)
+        self.new.actor.check_may_write("the active run", active.created_by_user_id)
         # Before the request, whose signal says whether its row has more of it.
         self._name_successor()
         self.cancelled = trees.request_cancel(self.tx, self.new.actor, active.id)
@@ -302,7 +302,7 @@ class _Request:
 
     def _discard_output(self) -> None:
         active = self._active
-        self.new.actor.check_may_write(active.created_by_user_id)
+        self.new.actor.check_may_write("the active run", active.created_by_user_id)
         discarded = update(runs).where(runs.c.id == active.id)
         self.tx.sql.execute(discarded.values(superseded_at=func.now()))
         waiting_runs.discard(self.tx, self.new.thread_id, active.id, active.position)

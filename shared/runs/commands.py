@@ -47,6 +47,7 @@ VISITS_AT_ONCE = 500
 UNANSWERED = "No answer was given in time."
 #: What it reads where no result of a call was sent.
 NO_RESULT = "No result was sent in time; the call may have taken effect."
+_OR_AS_WORKER = "For results of HTTP tools alone, `tools.work` is enough."
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +197,12 @@ def give_results(
     is_from_page |= actor.end_user_id is not None
     try:
         run = _find(tx.sql, actor, run_id, lock=True)
-    except (RunNotFound, Forbidden):
+    except (RunNotFound, Forbidden) as error:
         # Only then, and for these calls alone: else it would show which private runs there are.
-        is_server = "tools.work" in actor.permissions and not is_from_page
+        is_worker = "tools.work" in actor.permissions
+        if isinstance(error, Forbidden) and not is_worker and not is_from_page:
+            raise Forbidden(f"{error} {_OR_AS_WORKER}") from None
+        is_server = is_worker and not is_from_page
         if not is_server or not pending_calls.are_of_http_tools(tx.sql, run_id, results):
             raise
         run = _find(tx.sql, actor, run_id, lock=True, of_org=True)
@@ -306,5 +310,5 @@ def _find(
     if run is None:
         raise RunNotFound()
     if not of_org:
-        actor.check_may_write(run["created_by_user_id"])
+        actor.check_may_write("the run", run["created_by_user_id"])
     return run

@@ -289,7 +289,7 @@ def lock(tx: Transaction, actor: Actor, thread_id: UUID) -> str | None:
     ).one_or_none()
     if thread is None:
         raise ThreadNotFound()
-    actor.check_may_write(thread.created_by_user_id)
+    actor.check_may_write("the thread", thread.created_by_user_id)
     end_user_id: str | None = thread.end_user_id
     return end_user_id
 

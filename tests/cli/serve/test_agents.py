@@ -318,7 +318,7 @@ def test_what_cannot_be_served_is_said(desk: Desk) -> None:
     assert (1, True) == (nothing.returncode, b"no function 'nothing'" in nothing.stderr)
     assert (1, True) == (main.returncode, b"'main' must accept the arguments (run)" in main.stderr)
     assert (1, True) == (pieces.returncode, b"must not be a generator" in pieces.stderr)
-    assert (1, True) == (refused.returncode, b"scopes" in refused.stderr)
+    assert (1, True) == (refused.returncode, b"lacks the scope `agents.work`" in refused.stderr)
 
 
 def test_calls_that_were_recorded_before_a_question_are_made_after_it(desk: Desk) -> None:
