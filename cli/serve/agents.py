@@ -55,4 +55,4 @@ def serve(function: str, agent: str | None, concurrency: int, grace_seconds: flo
         concurrency=concurrency,
         grace_seconds=grace_seconds,
     )
-    serving.serve(worker, f"Worker {worker.id} executes runs of the agent {agent or name}")
+    serving.serve(worker, f"Worker {worker.id} polls for runs of the agent {agent or name}")

@@ -68,4 +68,4 @@ def serve(module: str, pool: str, concurrency: int, lease: int, grace_seconds: f
         grace_seconds=grace_seconds,
     )
     names = ", ".join(sorted(found))
-    serving.serve(worker, f"Worker {worker.id} executes the tools of pool {pool}: {names}")
+    serving.serve(worker, f"Worker {worker.id} polls pool {pool} for calls of {names}")

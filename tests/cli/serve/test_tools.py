@@ -185,13 +185,17 @@ def test_a_cancel_reaches_the_function(shop: Shop, tool: str, reason: str) -> No
 
 
 def test_a_worker_with_a_wrong_key_says_so(shop: Shop) -> None:
-    """A key that may not do this ends the worker with the service's reason."""
+    """A key that may not do this ends the worker with the service's reason. The line before it says
+    what the worker tries, not that it has begun.
+    """
     key = shop.user.api_key(scopes=["data.runs.read"])[1]
     done = shop.arkloop.with_(ARKLOOP_API_KEY=key)(
         "tools", "serve", "shop_tools.py", "--pool", shop.pool
     )
 
-    assert (1, True) == (done.returncode, b"auth.forbidden" in done.stderr)
+    lines = done.stderr.decode().splitlines()
+    assert f" polls pool {shop.pool} for calls of count_stock, draw, " in lines[0]
+    assert (1, "lacks the scope `tools.work`" in lines[-1]) == (done.returncode, True)
 
 
 def test_a_module_without_tools_is_refused(arkloop: Arkloop, tmp_path: Path) -> None:
