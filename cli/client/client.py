@@ -29,6 +29,8 @@ PAUSE_SECONDS = 0.5
 #: too slow on its way; those from 520 are Cloudflare's.
 AWAY = frozenset({408, 502, 503, 504, 520, 521, 522, 523, 524, 530})
 MAX_PAGE = 200
+#: Codes of an address that the service does not have.
+_NO_ENDPOINT = frozenset({"http.not_found", "http.method_not_allowed"})
 
 
 class Unreachable(click.ClickException):
@@ -187,7 +189,11 @@ def refusal(response: httpx2.Response) -> Refused:
         message += " Check ARKLOOP_API_KEY."
     if details:
         message += f" {json.dumps(details, ensure_ascii=False)}"
+    if code in _NO_ENDPOINT:
+        message += f" {response.request.method} {response.request.url}"
     message += f" ({status} {code})"
+    if code in _NO_ENDPOINT and "/v1/v1/" in response.request.url.path:
+        message += " ARKLOOP_URL is the address without /v1."
     if (seconds := response.headers.get("Retry-After", "")).isdecimal():  # a proxy's may be a date
         message += f" Try again in {seconds} s."
     return Refused(status, code, message, details)

@@ -22,7 +22,7 @@ MORE_THAN_SOCKETS_HOLD = 32 * 1024 * 1024
 
 @contextmanager
 def _playing(
-    *responses: Response, meanwhile: Callable[[], object] = lambda: None
+    *responses: Response, meanwhile: Callable[[], object] = lambda: None, path: str = ""
 ) -> Iterator[Client]:
     """Start a server with these responses, by status, content type and body; yield its client.
 
@@ -52,7 +52,7 @@ def _playing(
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    client = Client(ServerAddress(f"http://127.0.0.1:{server.server_port}", "key"))
+    client = Client(ServerAddress(f"http://127.0.0.1:{server.server_port}{path}", "key"))
     yield client
     client.http.close()
     server.shutdown()
@@ -125,3 +125,18 @@ def test_a_success_that_is_not_the_services_is_refused() -> None:
         address = f"{client.server.url}/v1/runs"
     what = "responded with 200 and content that is not this service's: check ARKLOOP_URL."
     assert f"{address} {what}" == refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [("", ""), ("/v1", " ARKLOOP_URL is the address without /v1.")],
+)
+def test_an_unknown_endpoint_is_named(path: str, advice: str) -> None:
+    """What was asked for says what is wrong with the address, or that the service is older."""
+    body = b'{"code": "http.not_found", "message": "No such endpoint.", "details": {}}'
+    with _playing((404, "application/json", body), path=path) as client:
+        with pytest.raises(Refused) as refused:
+            client.get("/runs", limit=5)
+
+        where = f"GET {client.server.url}/v1/runs?limit=5 (404 http.not_found)"
+    assert f"No such endpoint. {where}{advice}" == refused.value.message
