@@ -10,9 +10,9 @@ import pkgutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, wraps
 from importlib import import_module
-from typing import Any, Self, get_type_hints
+from typing import Any, ParamSpec, Self, TypeVar, get_type_hints
 from urllib.parse import quote
 
 from pydantic import ConfigDict, ValidationError, create_model
@@ -49,6 +49,14 @@ __all__ = [
     "tool",
 ]
 
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_IDEMPOTENT_MISSING = (
+    "Write `@tool(idempotent=True)` if running the tool twice does no harm: it is then called again"
+    " after a crash during the call. Otherwise write `@tool(idempotent=False)`."
+)
 
 #: Seconds that one call may take, where the tool does not say otherwise.
 TIMEOUT_SECONDS = 60.0
@@ -215,6 +223,19 @@ def as_output(returned: Any) -> str | ToolOutput:
     return returned
 
 
+def _explained(decorator: Callable[P, R]) -> Callable[P, R]:
+    """Replace what Python says of a bare `@tool`: nothing about what is missing."""
+
+    @wraps(decorator)
+    def explained(*args: P.args, **options: P.kwargs) -> R:
+        if args or "idempotent" not in options:
+            raise TypeError(_IDEMPOTENT_MISSING)
+        return decorator(*args, **options)
+
+    return explained
+
+
+@_explained
 def tool(
     *, idempotent: bool, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> Callable[[Callable[..., Any]], Tool]:
@@ -224,8 +245,8 @@ def tool(
     `pydantic.Field` describes and limits it.
 
     Raises:
-        TypeError: the function has no docstring, no `context`, or a parameter without a type, or is
-            a generator function.
+        TypeError: `idempotent` is missing; or the function has no docstring, no `context`, or a
+            parameter without a type, or is a generator function.
         pydantic.PydanticUserError: a type has no JSON Schema.
     """
 
