@@ -236,7 +236,9 @@ def new_run(
     refuse_fields(body, *OF_ORG)
     org_id = actor().org_id
     persona = catalog().persona(org_id, chosen_persona(body.get("persona_id")), sql=sql)
-    route = catalog().choose_route(org_id, body.get("route_id") or None, persona, sql=sql)
+    route = catalog().choose_route(
+        org_id, body.get("route_id") or None, persona, sql=sql, advises=actor().end_user_id is None
+    )
     given = {name: body[name] for name in personas.OVERRIDES if name in body}
     # Its time may have come meanwhile, or the client's clock is behind: then it waits all the same.
     not_before = _not_before(body)

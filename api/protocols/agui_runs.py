@@ -357,7 +357,9 @@ def _create(
         why = "must end with a message of the user, or with results of pending calls"
         raise InvalidRequest(messages=[why])
     persona = catalog().persona(actor().org_id, chosen_persona(persona_id), sql=tx.sql)
-    route = catalog().choose_route(actor().org_id, route_id, persona, sql=tx.sql)
+    route = catalog().choose_route(
+        actor().org_id, route_id, persona, sql=tx.sql, advises=actor().end_user_id is None
+    )
     options = wanted.options(persona, route)
     on_busy, if_asked = _on_busy(tx.sql, thread, answers)
     new = NewRun(

@@ -174,7 +174,9 @@ def chosen(model: str, sql: Connection | None = None) -> tuple[Persona, Route]:
     if personas.PERSONA_ID.fullmatch(model):
         try:
             persona = catalog().persona(org_id, model, sql=sql)
-            return persona, catalog().choose_route(org_id, None, persona, sql=sql)
+            return persona, catalog().choose_route(
+                org_id, None, persona, sql=sql, advises=actor().end_user_id is None
+            )
         except PersonaNotFound:
             pass
     persona = catalog().persona(org_id, None, sql=sql)

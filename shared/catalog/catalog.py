@@ -44,6 +44,13 @@ _MAX_ORGS = 10_000
 _MAX_PERSONAS = 1_000
 _MAX_KEYS = 10_000
 
+_NO_ROUTE = "No route is configured on this server."
+_ADVICE = (
+    "Set OPENAI_API_KEY, ANTHROPIC_API_KEY or ARKLOOP_ROUTES, or add a provider with a default"
+    " model by POST /v1/llm-providers."
+)
+_NO_DEFAULT = "No route is the default: name one, or set `is_default` of a model."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OfOrg:
@@ -93,12 +100,13 @@ class Catalog:
         persona: Persona,
         *,
         sql: Connection | None = None,
+        advises: bool = False,
     ) -> Route:
         """Choose the run's route: its own, else the persona's, else the org's default, else the
         server's.
 
         Raises:
-            RouteNotFound
+            RouteNotFound: with `advises`, which is not for end users, it says how to get one.
         """
         wanted = route_id or persona.route_id
         if wanted is not None:
@@ -111,7 +119,10 @@ class Catalog:
             return self._with_key(org_id, default)
         server_default = model_routes.default_id(self._server_routes())
         if server_default is None:
-            raise RouteNotFound(route_id=["No route is configured on this server."])
+            if self._of(org_id, sql).routes:
+                raise RouteNotFound(route_id=[_NO_DEFAULT])
+            why = f"{_NO_ROUTE} {_ADVICE}" if advises else _NO_ROUTE
+            raise RouteNotFound("No route is configured; see `details`.", route_id=[why])
         return self._server_routes()[server_default]
 
     def default_route_id(self, org_id: UUID) -> str | None:

@@ -373,7 +373,8 @@ def _repeated(
     """Return a run like the last one; without one, a run of the actor's persona."""
     last: Mapping[Any, Any] = last_run or {"persona_id": actor.persona_id}
     persona = catalog.persona(actor.org_id, last["persona_id"], sql=sql)
-    route = catalog.choose_route(actor.org_id, last.get("route_id"), persona, sql=sql)
+    route_id, advises = last.get("route_id"), actor.end_user_id is None
+    route = catalog.choose_route(actor.org_id, route_id, persona, sql=sql, advises=advises)
     return NewRun(
         actor=actor,
         thread_id=thread_id,
