@@ -328,7 +328,7 @@ def record_failure(tx: Transaction, config_id: UUID, why: str, *, as_of: datetim
 
 def _check(settings: Settings, transport: str, given: Mapping[str, Any]) -> None:
     if transport == STDIO and not settings.mcp_stdio:
-        raise InvalidRequest(transport=["stdio is not allowed on this installation"])
+        raise InvalidRequest(transport=["stdio is not allowed here; see ARKLOOP_MCP_STDIO"])
     wrong = ("command",) if transport == STREAMABLE_HTTP else ("url", "headers", "oauth")
     if found := [name for name in wrong if name in given]:
         raise InvalidRequest(

@@ -185,7 +185,8 @@ def test_programs_are_taken_where_the_operator_allows_them(
     assert (None, ["/usr/bin/mcp", "--all"]) == (made["url"], made["command"])
     assert ["headers", "url", "command", "command"] == [next(iter(details_of(r))) for r in refused]
     # Now that it is forbidden, an old one cannot be changed either.
-    assert ["transport"] == list(details_of(alice.patch(f"{PATH}/{made['id']}", {"name": "b"})))
+    why = "stdio is not allowed here; see ARKLOOP_MCP_STDIO"
+    assert {"transport": [why]} == details_of(alice.patch(f"{PATH}/{made['id']}", {"name": "b"}))
 
 
 def test_a_change_is_checked_as_a_new_one_is(alice: User) -> None:
