@@ -7,6 +7,7 @@ import { Join, Reset } from "./pages/join.js"
 import { NotLetIn, SignIn, SignInAgain, StillSignedIn } from "./pages/sign_in.js"
 import { Shell } from "./shell.js"
 import "./ui/double_clicks.js"
+import "./ui/focus.js"
 import { Logo } from "./ui/icons.js"
 
 function App() {

@@ -55,7 +55,7 @@ export function PendingInput({ runId, pending, createdBy, creator, place = "", i
   const isLate = action.error instanceof ApiError && ["input.stale", "runs.not_waiting", "runs.not_active"].includes(action.error.code)
   const isOwn = mayWrite(createdBy)
   const canReply = may("data.runs.write") && isOwn
-  return html`<section class="ask" aria-label=${`The run waits for ${canReply ? "you" : "a reply"}`}>
+  return html`<section class="ask" tabindex="-1" aria-label=${`The run waits for ${canReply ? "you" : "a reply"}`}>
     ${canReply ? html`<div role="group" aria-label="Reply" aria-disabled=${isNew || undefined} onClickCapture=${onClick}>
       <${Form} pending=${pending} runId=${runId} missing=${isListed ? TOO_LONG : NOT_LOADED} answer=${answer} isBusy=${action.isBusy}
         onDone=${onDone} onStale=${onStale} /></div>`

@@ -9,14 +9,15 @@ import { store, useStore } from "../lib/store.js"
 import { Icon } from "./icons.js"
 
 /**
- * A button. `busy` is shown, and ignores clicks.
+ * A button. `busy` is shown, and ignores clicks, also those of Enter in a field of its form: it is not disabled, since it
+ * would lose the focus.
  * @param {{kind?: "primary" | "plain" | "quiet" | "danger", icon?: import("./icons.js").IconName, busy?: boolean,
  *   label?: string, children?: any, class?: string, [other: string]: any}} props
  */
 export function Button({ kind = "plain", icon, busy = false, label, children, class: more, ...rest }) {
   return html`<button type="button" class=${classes("button", kind, !children && "square", more)}
-    aria-label=${label} title=${label} aria-busy=${busy || undefined} ...${rest}
-    disabled=${rest.disabled || busy}>
+    aria-label=${label} title=${label} aria-busy=${busy || undefined} aria-disabled=${busy || undefined} ...${rest}
+    onClick=${busy ? (/** @type {Event} */ event) => event.preventDefault() : rest.onClick}>
     ${busy ? html`<span class="spinner" aria-hidden="true"></span>` : icon && html`<${Icon} name=${icon} />`}
     ${children && html`<span>${children}</span>`}
   </button>`
