@@ -3,6 +3,7 @@ import { PendingInput } from "../chat/pending_input.js"
 import { page } from "../lib/api.js"
 import { brief } from "../lib/format.js"
 import { html, useEffect, useRef, useState } from "../lib/html.js"
+import { order } from "../lib/order.js"
 import { href } from "../lib/router.js"
 import { Button, Empty, explained, Foreign, Head, Loading, Problem, Time, useAction, useInterval } from "../ui/parts.js"
 import { countWaiting } from "../waiting.js"
@@ -41,17 +42,20 @@ export function Page() {
   const [error, setError] = useState(/** @type {unknown} */ (null))
   const more = useAction()
   const replies = useRef(0)
+  const [begin] = useState(order)
   /** @returns {Promise<void>} */
   const reload = async () => {
     const known = replies.current
+    const isInTime = begin()
     try {
       const found = await page("runs", { status: "waiting_for_input", limit: 50 })
+      if (!isInTime()) return
       // A run that was replied to meanwhile would be here again, as if the reply had been lost.
       if (replies.current !== known) return reload()
       setList((before) => renewed(before, found))
       setError(null)
     } catch (problem) {
-      setError(problem)
+      if (isInTime()) setError(problem)
     }
   }
   const older = async () => {

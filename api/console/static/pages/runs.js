@@ -3,6 +3,7 @@ import { page } from "../lib/api.js"
 import { now } from "../lib/clock.js"
 import { brief, count, duration, money, plain, short, stateOf } from "../lib/format.js"
 import { classes, html, useEffect, useId, useRef, useState } from "../lib/html.js"
+import { order } from "../lib/order.js"
 import { go, href } from "../lib/router.js"
 import { byField } from "../settings/fields.js"
 import { Icon } from "../ui/icons.js"
@@ -98,17 +99,19 @@ function useRuns(filters) {
   // Older runs are shown, or asked for: the timer leaves them alone.
   const isExtended = useRef(false)
   const control = useRef(new AbortController())
+  const [begin] = useState(order)
   const load = async (isTimed = false) => {
     const { signal } = control.current
+    const isInTime = begin()
     const wanted = query(filters)
     if (wanted === null) return
     try {
       const found = await page("runs", { ...wanted, limit: PAGE }, signal)
-      if (signal.aborted || (isTimed && isExtended.current)) return
+      if (signal.aborted || (isTimed && isExtended.current) || !isInTime()) return
       isExtended.current = false
       setState({ rows: found.rows, next: found.next, ...NONE, query: wanted, key })
     } catch (error) {
-      if (signal.aborted) return
+      if (signal.aborted || !isInTime()) return
       const problem = { error, ...refusals(error) }
       // Runs of the filters before would seem to fit these.
       setState((before) => (before.key === key ? { ...before, ...problem } : { rows: null, next: null, ...problem, query: wanted, key }))

@@ -4,6 +4,7 @@ import { NewThread } from "../chat/new_thread.js"
 import { page } from "../lib/api.js"
 import { brief } from "../lib/format.js"
 import { classes, html, useEffect, useRef, useState } from "../lib/html.js"
+import { order } from "../lib/order.js"
 import { href } from "../lib/router.js"
 import { may } from "../lib/session.js"
 import { Icon } from "../ui/icons.js"
@@ -60,17 +61,13 @@ function useThreads(endUser) {
   const { rows, next } = list
   const [error, setError] = useState(/** @type {unknown} */ (null))
   const shown = useRef(endUser)
-  const began = useRef(0)
-  /** The newest reading that has ended: what older ones bring is late. */
-  const ended = useRef(0)
+  const [begin] = useState(order)
   const reload = async () => {
     const filter = shown.current
-    const number = (began.current += 1)
+    const isInTime = begin()
     const end = (/** @type {() => void} */ take) => {
       // Not under the name of another end user, who was chosen meanwhile.
-      if (shown.current !== filter || number < ended.current) return
-      ended.current = number
-      take()
+      if (shown.current === filter && isInTime()) take()
     }
     await page("threads", { limit: 40, end_user_id: filter }).then(
       (found) => end(() => { setList((before) => renewed(before, found)); setError(null) }),

@@ -1,6 +1,7 @@
 // What the pages of settings share: lists, secrets that are shown once, confirmations.
 import { ApiError, calledOff, page } from "../lib/api.js"
 import { classes, html, useEffect, useRef, useState } from "../lib/html.js"
+import { order } from "../lib/order.js"
 import { match, route } from "../lib/router.js"
 import { isKey, may, me } from "../lib/session.js"
 import { useStore } from "../lib/store.js"
@@ -30,9 +31,11 @@ export function useList(path, params = {}) {
   /** The number of rows that are shown, also to functions from before the last rows. */
   const shown = useRef(0)
   shown.current = state.rows?.length ?? 0
+  const [begin] = useState(order)
   const read = async (/** @type {AbortSignal} */ signal, isTimed = false) => {
     const known = asked.current
-    const isLate = () => signal.aborted || (isTimed && asked.current !== known)
+    const isInTime = begin()
+    const isLate = () => signal.aborted || (isTimed && asked.current !== known) || !isInTime()
     open.current += 1
     try {
       const { rows, next } = await page(path, params, signal)
