@@ -1,5 +1,5 @@
 // A conversation: what was said, what is being said, and the box to say something.
-import { ApiError, get, patch, remove, segment } from "../lib/api.js"
+import { ApiError, get, isGone, patch, removeIfThere, segment } from "../lib/api.js"
 import { brief } from "../lib/format.js"
 import { classes, html, useEffect, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
@@ -126,17 +126,21 @@ function ChatHead({ id, thread, isOwn, onChange, onDelete }) {
   return html`<${Head} title=${html`<${Foreign} text=${title} />`} back=${href("/threads")} actions=${actions}>
       ${thread?.is_private && html`<span class="tag">Private</span>`}
       ${thread?.end_user_id && html`<span class="tag" title="End user"><${Foreign} text=${thread.end_user_id} /></span>`}</${Head}>
-    ${open === "rename" && html`<${Rename} id=${id} title=${thread?.title ?? ""} onDone=${() => { setOpen(""); onChange() }} onClose=${() => setOpen("")} />`}
+    ${open === "rename" && html`<${Rename} id=${id} title=${thread?.title ?? ""} onDone=${() => { setOpen(""); onChange() }} onGone=${onChange} onClose=${() => setOpen("")} />`}
     ${open === "delete" && html`<${Delete} id=${id} title=${title} onDone=${() => { onDelete(); go("/threads") }} onClose=${() => setOpen("")} />`}`
 }
 
-/** @param {{id: string, title: string, onDone: () => void, onClose: () => void}} props */
-function Rename({ id, title, onDone, onClose }) {
+/** @param {{id: string, title: string, onDone: () => void, onGone: () => void, onClose: () => void}} props */
+function Rename({ id, title, onDone, onGone, onClose }) {
   const [text, setText] = useState(title)
   const action = useAction()
   const save = async (/** @type {Event} */ event) => {
     event.preventDefault()
-    if (await action.run((sending) => patch(`threads/${segment(id)}`, { title: text.trim() || null }, sending))) onDone()
+    const isDone = await action.run((sending) => patch(`threads/${segment(id)}`, { title: text.trim() || null }, sending).catch((error) => {
+      if (isGone(error)) onGone()
+      throw error
+    }))
+    if (isDone) onDone()
   }
   return html`<${Dialog} title="Rename the thread" onClose=${onClose}><form onSubmit=${save}>
     <${Field} label="Title" id="thread-title">${(/** @type {string} */ field) => html`<input id=${field} maxlength="200" autofocus value=${text}
@@ -150,7 +154,7 @@ function Rename({ id, title, onDone, onClose }) {
 function Delete({ id, title, onDone, onClose }) {
   const action = useAction()
   const act = async () => {
-    if (await action.run((sending) => remove(`threads/${segment(id)}`, sending))) onDone()
+    if (await action.run((sending) => removeIfThere(`threads/${segment(id)}`, sending))) onDone()
   }
   return html`<${Dialog} title="Delete the thread?" onClose=${onClose}>
     <p>“<${Foreign} text=${title} />” and its runs can no longer be read, here and through the API.</p>

@@ -22,6 +22,10 @@ export class ApiError extends Error {
   }
 }
 
+/** Return whether the service has said that it does not have what is at the request's path, or has no more: a proxy, and a
+ * process of another release, say only that they do not know the path. @param {unknown} error */
+export const isGone = (error) => error instanceof ApiError && error.code.endsWith(".not_found") && error.code !== "http.not_found"
+
 /** The network, or a proxy, has lost the request or its response, or has stopped sending data. */
 export class NetworkError extends Error {
   /** @param {string} [message] */
@@ -210,6 +214,10 @@ export const patch = (path, body, options) => change("PATCH", path, body, option
 export const put = (path, body, options) => change("PUT", path, body, options)
 /** @param {string} path @param {Sending} [options] */
 export const remove = (path, options) => change("DELETE", path, undefined, options)
+/** Delete something that has a page of its own: what is gone already need not be deleted. @param {string} path @param {Sending} [options] */
+export const removeIfThere = (path, options) => remove(path, options).catch((error) => {
+  if (!isGone(error)) throw error
+})
 
 /** @param {Record<string, string | number | null | undefined>} params */
 function query(params) {

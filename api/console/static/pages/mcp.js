@@ -1,5 +1,5 @@
 // MCP servers, and which of their tools a model may use.
-import { get, post, remove, segment } from "../lib/api.js"
+import { get, isGone, post, removeIfThere, segment } from "../lib/api.js"
 import { html, useEffect, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { save } from "../settings/edits.js"
@@ -52,13 +52,19 @@ function Server({ id }) {
   // With what was shown when the dialog was opened: it agrees to nothing that arrives later.
   const [open, setOpen] = useState(/** @type {any} */ (null))
   const update = async () => { reload(); await tools.reload() }
+  // What somebody else has deleted is found when it is to be changed: the page would still show it as connected.
+  const close = () => { setOpen(null); reload() }
+  useEffect(() => {
+    if (isGone(action.error)) reload()
+  }, [action.error])
   const isWaiting = data !== null && isAwaited(data)
   const polls = useRef(POLLS)
+  // Not while a dialog is open: it would go with the server, before the response that says that it was deleted.
   useInterval(() => {
-    if (!isWaiting || polls.current === 0) return
+    if (open !== null || !isWaiting || polls.current === 0) return
     polls.current -= 1
     refresh()
-  }, 1_500, [isWaiting])
+  }, 1_500, [isWaiting, open])
   const follow = () => {
     polls.current = POLLS
     reload()
@@ -89,12 +95,12 @@ function Server({ id }) {
           empty=${html`<${Empty} icon="tool" title="No tools known"><p>${isWaiting ? "A worker is asking the server for them." : data.discovered_at === null ? "Its tools have not been read yet." : "The server has not named any."}</p></${Empty}>`} />
       </${Section}>
     </div>
-    ${open?.kind === "edit" && html`<${Edit} server=${open.server} onClose=${() => setOpen(null)} onDone=${() => { setOpen(null); follow() }} />`}
-    ${open?.kind === "tool" && html`<${ToolDialog} tool=${open.tool} path=${path} onApproved=${update} onClose=${() => setOpen(null)} />`}
-    ${open?.kind === "all" && html`<${Confirm} title=${`Approve ${open.tools.length} tools?`} action="Approve all" kind="primary" onClose=${() => setOpen(null)}
+    ${open?.kind === "edit" && html`<${Edit} server=${open.server} onClose=${close} onDone=${() => { setOpen(null); follow() }} />`}
+    ${open?.kind === "tool" && html`<${ToolDialog} tool=${open.tool} path=${path} onApproved=${update} onClose=${close} />`}
+    ${open?.kind === "all" && html`<${Confirm} title=${`Approve ${open.tools.length} tools?`} action="Approve all" kind="primary" onClose=${close}
       run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await post(`${path}/tools:approve`, { tools: open.tools.map((/** @type {any} */ { name, hash }) => ({ name, hash })) }, sending); await update() }}>
       <p>Personas that name this server may call them, as this page has described them.</p></${Confirm}>`}
-    ${open?.kind === "delete" && html`<${Confirm} title="Delete this server?" action="Delete server" onClose=${() => setOpen(null)} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(path, sending); go("/mcp") }}>
+    ${open?.kind === "delete" && html`<${Confirm} title="Delete this server?" action="Delete server" onClose=${() => setOpen(null)} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await removeIfThere(path, sending); go("/mcp") }}>
       <p>Personas that name <b><${Foreign} text=${data.name} /></b> lose its tools. They are not called again, in active runs either.</p></${Confirm}>`}`
 }
 

@@ -1,5 +1,5 @@
 // Webhook endpoints, and what was delivered to them.
-import { get, patch, post, remove } from "../lib/api.js"
+import { get, isGone, patch, post, removeIfThere } from "../lib/api.js"
 import { html, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { save } from "../settings/edits.js"
@@ -70,12 +70,19 @@ function Endpoint({ id, state }) {
   const action = useAction()
   const [open, setOpen] = useState(/** @type {any} */ (null))
   const update = () => Promise.all([list.reload(), reload()])
-  useInterval(() => { if (list.rows?.some((row) => row.state === "pending")) { list.refresh(); refresh() } }, 3_000, [list.rows])
+  // What somebody else has deleted is found when it is to be changed: the page would still show it as active.
+  const shown = (/** @type {Promise<any>} */ request) => request.then(update, (error) => {
+    if (isGone(error)) reload()
+    throw error
+  })
+  const close = () => { setOpen(null); reload() }
+  // Not while a dialog is open: it would go with the endpoint, before the response that says that it was deleted.
+  useInterval(() => { if (open === null && list.rows?.some((row) => row.state === "pending")) { list.refresh(); refresh() } }, 3_000, [list.rows, open])
   if (data === null) {
     return html`<${Head} title="Webhook endpoint" back=${href("/webhooks")} /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   }
-  const test = () => action.run(async (sending) => { await post(`${path}:test`, undefined, sending); await update() })
-  const replay = (/** @type {any} */ body) => action.run(async (sending) => { await post(`${path}:replay`, body, sending); await update() })
+  const test = () => action.run((sending) => shown(post(`${path}:test`, undefined, sending)))
+  const replay = (/** @type {any} */ body) => action.run((sending) => shown(post(`${path}:replay`, body, sending)))
   return html`<${Head} title=${html`<${Name} text=${data.url} />`} back=${href("/webhooks")} actions=${html`
       <${Button} busy=${action.isBusy} disabled=${!data.enabled} onClick=${test}>Send test</${Button}><${Button} onClick=${() => setOpen({ kind: "edit", endpoint: data })}>Edit</${Button}>`}>
       <${Status} endpoint=${data} /></${Head}>
@@ -93,15 +100,15 @@ function Endpoint({ id, state }) {
       </${Section}>
       <${Section} title="Administration"><div class="actions">
         <${Button} onClick=${() => setOpen({ kind: "rotate" })}>Rotate secret</${Button}>
-        <${Button} busy=${action.isBusy} onClick=${() => action.run(async (sending) => { await patch(path, { enabled: !data.enabled }, sending); await update() })}>${data.enabled ? "Disable" : "Enable"}</${Button}>
+        <${Button} busy=${action.isBusy} onClick=${() => action.run((sending) => shown(patch(path, { enabled: !data.enabled }, sending)))}>${data.enabled ? "Disable" : "Enable"}</${Button}>
         <${Button} class="danger-text" onClick=${() => setOpen({ kind: "delete" })}>Delete endpoint</${Button}></div></${Section}>
     </div>
-    ${open?.kind === "edit" && html`<${Edit} endpoint=${open.endpoint} onClose=${() => setOpen(null)} onDone=${() => { setOpen(null); reload() }} />`}
-    ${open?.kind === "delivery" && html`<${Delivery} path=${path} row=${open.delivery} onClose=${() => setOpen(null)} />`}
-    ${open?.kind === "replay" && html`<${Confirm} title="Deliver the dead again?" action="Redeliver" kind="primary" onClose=${() => setOpen(null)} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await post(`${path}:replay`, undefined, sending); await update() }}>
+    ${open?.kind === "edit" && html`<${Edit} endpoint=${open.endpoint} onClose=${close} onDone=${close} />`}
+    ${open?.kind === "delivery" && html`<${Delivery} path=${path} row=${open.delivery} onClose=${close} />`}
+    ${open?.kind === "replay" && html`<${Confirm} title="Deliver the dead again?" action="Redeliver" kind="primary" onClose=${close} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await post(`${path}:replay`, undefined, sending); await update() }}>
       <p>The 1,000 oldest dead deliveries are tried again, under the ids that they have.</p></${Confirm}>`}
-    ${open?.kind === "rotate" && html`<${Rotation} path=${path} signed="messages" onClose=${() => { setOpen(null); reload() }}><${Verified} /></${Rotation}>`}
-    ${open?.kind === "delete" && html`<${Confirm} title="Delete this endpoint?" action="Delete endpoint" onClose=${() => setOpen(null)} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await remove(path, sending); go("/webhooks") }}>
+    ${open?.kind === "rotate" && html`<${Rotation} path=${path} signed="messages" onClose=${close}><${Verified} /></${Rotation}>`}
+    ${open?.kind === "delete" && html`<${Confirm} title="Delete this endpoint?" action="Delete endpoint" onClose=${() => setOpen(null)} run=${async (/** @type {import("../lib/api.js").Sending} */ sending) => { await removeIfThere(path, sending); go("/webhooks") }}>
       <p>Nothing is delivered to <b><${Foreign} text=${data.url} /></b> any more, and its deliveries are no longer shown.</p></${Confirm}>`}`
 }
 

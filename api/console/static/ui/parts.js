@@ -1,5 +1,5 @@
 // Small parts that all pages share.
-import { ApiError, NetworkError, calledOff } from "../lib/api.js"
+import { ApiError, NetworkError, calledOff, isGone } from "../lib/api.js"
 import { exactly, plain, when, words } from "../lib/format.js"
 import { classes, html, useEffect, useId, useLayoutEffect, useRef, useState } from "../lib/html.js"
 import { reached } from "../lib/reached.js"
@@ -180,7 +180,8 @@ export function Dialog({ title, onClose, children, isRequired = false }) {
 const LOST_MS = 30_000
 
 /**
- * Keep what a request returns; it is sent again when `keys` change, or a change was called off that may have been made.
+ * Keep what a request returns until the service does not have it any more; it is sent again when `keys` change, or a change
+ * was called off that may have been made.
  * @template T
  * @param {(signal: AbortSignal) => Promise<T>} read
  * @param {unknown[]} keys
@@ -203,7 +204,7 @@ export function useRead(read, keys) {
     }
     read(control.signal).then(
       (data) => end(() => ({ data, error: null, isLoading: false })),
-      (error) => end((before) => ({ ...before, error, isLoading: false })),
+      (error) => end((before) => ({ data: isGone(error) ? null : before.data, error, isLoading: false })),
     )
     return () => control.abort()
   }, [...keys, turn, changes])
