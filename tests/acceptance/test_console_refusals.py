@@ -4,8 +4,9 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_losses import Loss, lose, refused, say
-from tests.acceptance.test_console_settings import go, press, signed_in
+from tests.acceptance.test_console_fresh_lists import delivery, serve_pages
+from tests.acceptance.test_console_losses import Loss, bad_gateway, hold, lose, refused, say
+from tests.acceptance.test_console_settings import IS_WHOLE, go, press, signed_in, until_held
 from tests.caller import Caller
 from tests.clients import PASSWORD
 from tests.system import System
@@ -282,3 +283,26 @@ def test_a_measure_of_usage_that_is_none_is_the_cost(context: BrowserContext, us
     expect(measure.get_by_role("button", name="Cost")).to_have_attribute("aria-pressed", "true")
     expect(page.get_by_role("img", name="By day")).to_be_visible()
     expect(page.get_by_text("NaN")).to_have_count(0)
+
+
+def test_a_refused_redelivery_is_reported_in_its_row(context: BrowserContext, user: Caller) -> None:
+    """Its button alone is busy, and the error is where the person looks, far down the list."""
+    body = {"url": "https://shop.example.com/hooks", "event_types": ["run.completed"]}
+    made = user.made("/v1/webhook-endpoints", body)
+    dead = [{**delivery(number), "state": "dead"} for number in range(50)]
+    serve_pages(context, "**/deliveries?*", dead)
+    held = hold(context, "**/v1/webhook-endpoints/*:replay")
+    page = signed_in(context, user, f"/webhooks/{made['id']}")
+    row = page.get_by_role("table", name="Deliveries").locator("tbody tr").nth(45)
+    press(row, f"Redeliver test {'delivery-45'[-8:]}")
+    until_held(page, held, 1)
+    expect(page.locator("#main [aria-busy]")).to_have_count(1)
+    expect(row.locator("[aria-busy]")).to_be_visible()
+    bad_gateway(held[0])
+    expect(row.get_by_role("status")).to_contain_text("it is sent again")
+    assert page.evaluate(IS_WHOLE)
+    until_held(page, held, 2)
+    refused(409)(held[1])
+
+    expect(row.get_by_role("alert")).to_be_in_viewport()
+    expect(page.get_by_role("alert")).to_have_text("Come back later.")

@@ -82,7 +82,7 @@ function Endpoint({ id, state }) {
     return html`<${Head} title="Webhook endpoint" back=${href("/webhooks")} /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   }
   const test = () => action.run((sending) => shown(post(`${path}:test`, undefined, sending)))
-  const replay = (/** @type {any} */ body) => action.run((sending) => shown(post(`${path}:replay`, body, sending)))
+  const redeliver = (/** @type {string} */ delivery, /** @type {import("../lib/api.js").Sending} */ sending) => shown(post(`${path}:replay`, { delivery_ids: [delivery] }, sending))
   return html`<${Head} title=${html`<${Name} text=${data.url} />`} back=${href("/webhooks")} actions=${html`
       <${Button} busy=${action.isBusy} disabled=${!data.enabled} onClick=${test}>Send test</${Button}><${Button} onClick=${() => setOpen({ kind: "edit", endpoint: data })}>Edit</${Button}>`}>
       <${Status} endpoint=${data} /></${Head}>
@@ -95,7 +95,7 @@ function Endpoint({ id, state }) {
           <select class="small" aria-label="State" value=${state} onChange=${(/** @type {any} */ event) => go(`/webhooks/${id}`, { state: event.target.value })}>
             ${STATES.map(([value, text]) => html`<option key=${value} value=${value}>${text}</option>`)}</select>
           <${Button} class="small" onClick=${() => setOpen({ kind: "replay" })}>Redeliver the dead</${Button}>`}>
-        <${Listing} list=${list} label="Deliveries" columns=${deliveryColumns((delivery) => setOpen({ kind: "delivery", delivery }), replay)}
+        <${Listing} list=${list} label="Deliveries" columns=${deliveryColumns((delivery) => setOpen({ kind: "delivery", delivery }), redeliver)}
           empty=${html`<${Empty} icon="webhook" title="No deliveries"><p>Send a test to see whether your service receives messages.</p></${Empty}>`} />
       </${Section}>
       <${Section} title="Administration"><div class="actions">
@@ -112,8 +112,10 @@ function Endpoint({ id, state }) {
       <p>Nothing is delivered to <b><${Foreign} text=${data.url} /></b> any more, and its deliveries are no longer shown.</p></${Confirm}>`}`
 }
 
-/** @param {(delivery: any) => void} show @param {(body: any) => void} replay @returns {import("../settings/parts.js").Column[]} */
-const deliveryColumns = (show, replay) => [
+/** @typedef {(delivery: string, sending: import("../lib/api.js").Sending) => Promise<unknown>} Redelivery */
+
+/** @param {(delivery: any) => void} show @param {Redelivery} redeliver @returns {import("../settings/parts.js").Column[]} */
+const deliveryColumns = (show, redeliver) => [
   { title: "Event", isTitle: true, cell: (one) => html`<button type="button" class="link" onClick=${() => show(one)}>${one.type}</button>
     ${one.run_id && html`<span class="sub"><a href=${href(`/runs/${one.run_id}`)}>run …${one.run_id.slice(-8)}</a></span>`}` },
   { title: "State", cell: (one) => html`<${Badge} status=${one.state} />` },
@@ -121,8 +123,16 @@ const deliveryColumns = (show, replay) => [
   { title: "Attempts", class: "number", cell: (one) => one.attempts },
   { title: "Created", class: "nowrap", cell: (one) => html`<${Time} at=${one.created_at} />` },
   { title: "Next attempt", class: "nowrap", cell: (one) => one.state === "pending" ? html`<${Time} at=${one.next_attempt_at} />` : "–" },
-  { title: "Actions", isHidden: true, cell: (one) => html`<${Button} kind="quiet" class="small" aria-label=${`Redeliver ${one.type} ${one.id.slice(-8)}`} onClick=${() => replay({ delivery_ids: [one.id] })}>Redeliver</${Button}>` },
+  { title: "Actions", isHidden: true, cell: (one) => html`<${Redeliver} delivery=${one} redeliver=${redeliver} />` },
 ]
+
+/** With its own error, which is in the row: the top of the page may be far away. @param {{delivery: any, redeliver: Redelivery}} props */
+function Redeliver({ delivery: { id, type }, redeliver }) {
+  const action = useAction()
+  return html`<${Button} kind="quiet" class="small" busy=${action.isBusy} aria-label=${`Redeliver ${type} ${id.slice(-8)}`}
+      onClick=${() => action.run((sending) => redeliver(id, sending))}>Redeliver</${Button}>
+    <${Problem} error=${action.error} />`
+}
 
 /** @param {{path: string, row: any, onClose: () => void}} props */
 function Delivery({ path, row, onClose }) {
