@@ -50,7 +50,9 @@ def parse_item(text: object) -> ItemId | None:
     """Return the id of an item, also by a `call_id`; None if `text` has another form."""
     found = _ITEM.fullmatch(text) if isinstance(text, str) else None
     run_id = _run_id(found[1]) if found is not None else None
-    return None if found is None or run_id is None else ItemId(run_id, int(found[2]))
+    if found is None or run_id is None or int(found[2]) > 2**63 - 1:  # Postgres has no such seq
+        return None
+    return ItemId(run_id, int(found[2]))
 
 
 def call_id(call: ItemId) -> str:

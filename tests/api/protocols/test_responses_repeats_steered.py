@@ -187,3 +187,20 @@ def test_what_a_run_was_steered_with_before_its_answer_may_be_said_again(
     noted = f"User: Look:\n  [image: {image['file_id']}]"
     earlier = f"<earlier_conversation>\n{noted}\nUser: yes\n</earlier_conversation>"
     assert f"{earlier}\n\nHello?" == text["text"]
+
+
+@pytest.mark.parametrize("content", ["And now?", LOOK])
+def test_an_item_whose_number_no_event_can_have_is_unknown(
+    stored: StoredRuns, alice: User, content: Any
+) -> None:
+    """Postgres has no such numbers, and is not asked for what the run was steered with since."""
+    body = following(answered(stored, alice), "Which city?", by_name=False)
+    run_id = run_of(alice.post("/v1/responses", body))
+    add(stored, alice, run_id, FRENCH, "steer")
+    stored.finish(deliver(stored, run_id))
+    last = {"role": "assistant", "content": "Paris.", "id": f"msg_{run_id.hex}_{2**63}"}
+    items = [*body["input"], last, said("More?"), said(content)]
+
+    refused = alice.post("/v1/responses", {**body, "input": items})
+
+    assert (400, "input[3].id") == (refused.status_code, (refused.json or {})["error"]["param"])
