@@ -184,12 +184,12 @@ def list_chat_messages(chat_id: str) -> Response:
     args = page_args(ByPosition)
     with connections().reading() as sql:
         thread = threads.find(sql, actor(), chat_id)
-        if thread is None:
-            return jsonify([])
-        before = args.before.position if args.before else None
-        shown, end = ai_sdk_messages.latest(
-            sql, thread.id, of_reader(NEWEST), limit=args.limit, before=before
-        )
+    if thread is None:
+        return jsonify([])
+    before = args.before.position if args.before else None
+    shown, end = ai_sdk_messages.latest(
+        thread.id, of_reader(NEWEST), limit=args.limit, before=before
+    )
     return page(
         shown,
         args,

@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import RowMapping
 
+from arkloop.api.http.current import connections
 from arkloop.api.protocols import sent_files
 from arkloop.api.protocols.ai_sdk_chunks import Chunk
 from arkloop.api.protocols.ai_sdk_dialects import NEWEST, Dialect
 from arkloop.api.protocols.ai_sdk_projection import AiSdkProjection
-from arkloop.shared.events import event_log
+from arkloop.api.protocols.projection import read_events
 from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.runs import pending_calls, thread_entries
 from arkloop.shared.runs.states import RunState
@@ -33,21 +36,29 @@ class Entry(NamedTuple):
 
 
 def latest(
-    sql: Connection, thread_id: UUID, dialect: Dialect, *, limit: int, before: int | None
+    thread_id: UUID, dialect: Dialect, *, limit: int, before: int | None
 ) -> tuple[list[Entry], int | None]:
     """Return the last messages before a position, the last one first.
 
     The second value is the position before which there are more, None if there are none. Runs that
     are being streamed are left out.
     """
-    found = thread_entries.list_(sql, thread_id, limit=limit + 1, before=before)
-    run_ids = [row["run_id"] for row in found[:limit] if row["run_id"] is not None]
-    early = pending_calls.early_ids(sql, run_ids) if run_ids else {}
+    with connections().reading() as sql:
+        found = thread_entries.list_(sql, thread_id, limit=limit + 1, before=before)
+        rows = [row for row in found[:limit] if not _is_streamed(row)]
+        run_ids = [row["run_id"] for row in rows if row["run_id"] is not None]
+        early = pending_calls.early_ids(sql, run_ids) if run_ids else {}
+    runs = groupby(read_events(*run_ids), key=itemgetter(0))
     shown: list[Entry] = []
     size = 0
-    for row in found[:limit]:
-        early_calls = early.get(row["run_id"], frozenset())
-        if (message := _message(sql, row, dialect, early_calls)) is None:
+    for row in rows:
+        if row["run_id"] is None:
+            message: UIMessage | None = _said(row)
+        else:
+            run_id, pages = next(runs)
+            events = (event for _, page in pages for event in page)
+            message = _answer(run_id, events, dialect, early.get(run_id, frozenset()))
+        if message is None:
             continue
         shown.append(Entry(row["position"], message))
         size += len(json.dumps(message))
@@ -56,20 +67,25 @@ def latest(
     return shown, found[limit - 1]["position"] if len(found) > limit else None
 
 
-def _message(
-    sql: Connection, row: RowMapping, dialect: Dialect, early_calls: frozenset[str]
-) -> UIMessage | None:
+def _is_streamed(row: RowMapping) -> bool:
+    if row["run_id"] is None:
+        return False
+    state = RunState(row["state"])
+    return not state.is_terminal and state != RunState.WAITING
+
+
+def _said(row: RowMapping) -> UIMessage:
     if row["role"] == "assistant":
         text = {"type": "text", "text": row["content"], "state": "done"}
         parts = [{"type": "step-start"}, text]
         return {"id": str(row["message_id"]), "role": "assistant", "metadata": {}, "parts": parts}
-    if row["run_id"] is None:
-        return user_message(row["message_id"], row["content"], row["parts"], row["metadata"])
-    state = RunState(row["state"])
-    if not state.is_terminal and state != RunState.WAITING:
-        return None
-    events = event_log.read_table(sql, row["run_id"], 0)
-    message = assistant_message(row["run_id"], events, dialect, early_calls)
+    return user_message(row["message_id"], row["content"], row["parts"], row["metadata"])
+
+
+def _answer(
+    run_id: UUID, events: Iterable[StoredEvent], dialect: Dialect, early_calls: frozenset[str]
+) -> UIMessage | None:
+    message = assistant_message(run_id, events, dialect, early_calls)
     if not message["parts"]:
         if "status" not in message["metadata"].get("arkloop", {}):
             return None  # its events are gone

@@ -6,6 +6,7 @@ the server keeps no state for it.
 """
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from arkloop.api.streaming.watch import Watch
 from arkloop.shared.actors import Actor
 from arkloop.shared.errors import EventsLost
 from arkloop.shared.events import event_log
+from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import TERMINAL_TYPES
 
 #: Events of a run that are read, and applied, at once.
@@ -140,6 +142,33 @@ def fold(
         if len(page) < _PAGE_EVENTS:
             break
     return after_seq
+
+
+def read_events(*run_ids: UUID) -> Iterator[tuple[UUID, list[StoredEvent]]]:
+    """Yield the stored events of these runs, one run after another, each in one list or more.
+
+    No connection is held while the caller works on them. One is lent for each page of events, of
+    however many runs these are, as each loan can be refused.
+
+    Raises:
+        Unavailable
+    """
+    left = deque(run_ids)
+    after_seq = 0
+    while left:
+        page: list[tuple[UUID, list[StoredEvent]]] = []
+        room = _PAGE_EVENTS
+        with connections().reading() as sql:
+            while left and room:
+                events = event_log.read_table(sql, left[0], after_seq, room)
+                page.append((left[0], events))
+                room -= len(events)
+                if room:  # these were the run's last ones
+                    left.popleft()
+                    after_seq = 0
+                else:
+                    after_seq = events[-1].seq
+        yield from page
 
 
 class Pieces:

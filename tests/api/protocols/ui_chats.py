@@ -1,10 +1,15 @@
 """Requests of chat UIs of the AI SDK, as its transports send them."""
 
 import secrets
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pytest
 from werkzeug.test import TestResponse
 
+from arkloop.api.protocols.ai_sdk_chunks import Chunk
+from arkloop.api.protocols.ai_sdk_projection import AiSdkProjection
+from arkloop.shared.storage.connections import Connections
 from tests.clients import User
 
 
@@ -33,3 +38,17 @@ def shown(user: User, chat: str) -> list[dict[str, Any]]:
     found = user.get(f"/v1/ui/chat/{chat}/messages").json
     assert isinstance(found, list)
     return found
+
+
+def lent_while_folding(monkeypatch: pytest.MonkeyPatch, connections: Connections) -> list[int]:
+    """Return a list that gets the number of lent connections at each event that is folded."""
+    lent: list[int] = []
+    pool: Any = connections.engine.pool
+    fold = AiSdkProjection.chunks
+
+    def chunks(projection: AiSdkProjection, event: Mapping[str, Any]) -> Iterator[Chunk]:
+        lent.append(pool.checkedout())
+        return fold(projection, event)
+
+    monkeypatch.setattr(AiSdkProjection, "chunks", chunks)
+    return lent
