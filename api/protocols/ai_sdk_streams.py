@@ -1,7 +1,6 @@
 """Responses of `/v1/ui/chat`: a run as a stream of chunks, from one of its waits to the next."""
 
 import json
-from collections.abc import Iterable
 from functools import partial
 from uuid import UUID
 
@@ -13,11 +12,10 @@ from arkloop.api.http.current import actor, connections
 from arkloop.api.protocols.ai_sdk_answers import Waits
 from arkloop.api.protocols.ai_sdk_dialects import Dialect, ends_response
 from arkloop.api.protocols.ai_sdk_projection import DONE, AiSdkProjection
-from arkloop.api.protocols.projection import project_all, projected
+from arkloop.api.protocols.projection import frames_of, projected, read_events
 from arkloop.api.streaming import sse
 from arkloop.shared.errors import RunNotFound
 from arkloop.shared.events import event_log
-from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.runs import pending_calls, queries
 
 HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
@@ -57,9 +55,8 @@ def stream(
             make = partial(make, early_calls=early.get(run_id, frozenset()))
             if after and waits_of(sql, run_id, dialect).count < after:
                 raise RunNotFound()
-            events = event_log.read_table(sql, run_id, 0) if skip < 0 else []
     if skip < 0:
-        count = _count(events, make())
+        count = _count(run_id, make())
         headers[TAIL_HEADER] = str(count - 1)
         skip = max(0, count + skip)
     return projected(
@@ -67,10 +64,11 @@ def stream(
     )
 
 
-def _count(events: Iterable[StoredEvent], projection: AiSdkProjection) -> int:
+def _count(run_id: UUID, projection: AiSdkProjection) -> int:
     """Return the number of chunks that there are so far."""
-    frames = project_all((json.loads(event.payload) for event in events), projection)
-    return len(frames) - (DONE in frames)
+    pages = read_events(run_id)
+    events = (json.loads(event.payload) for _, page in pages for event in page)
+    return sum(1 for _ in frames_of(events, projection))
 
 
 def nothing(start: str | None) -> Response:

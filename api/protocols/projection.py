@@ -25,7 +25,6 @@ from arkloop.shared.actors import Actor
 from arkloop.shared.errors import EventsLost
 from arkloop.shared.events import event_log
 from arkloop.shared.events.stored_events import StoredEvent
-from arkloop.shared.events.types import TERMINAL_TYPES
 
 #: Events of a run that are read, and applied, at once.
 _PAGE_EVENTS = 2_000
@@ -186,7 +185,7 @@ class Pieces:
 
     def __call__(self, page: Page) -> Iterator[bytes]:
         piece = bytearray()
-        for frame in _frames(page.parsed(), self._projection):
+        for frame in frames_of(page.parsed(), self._projection):
             if self._skip:
                 self._skip -= 1
                 continue
@@ -207,21 +206,8 @@ class Pieces:
         return bool(self._beyond) and self._skip > 0 and page.last_seq >= known
 
 
-def project_all(events: Iterable[Mapping[str, Any]], projection: Projection) -> list[bytes]:
-    """Return the frames of stored events; with the closing ones if the stream ends with them."""
-    ended = False
-
-    def noted() -> Iterator[Mapping[str, Any]]:
-        nonlocal ended
-        for event in events:
-            ended = event["type"] in TERMINAL_TYPES
-            yield event
-
-    frames = list(_frames(noted(), projection))
-    return [*frames, *projection.closing()] if ended or projection.is_over else frames
-
-
-def _frames(events: Iterable[Mapping[str, Any]], projection: Projection) -> Iterator[bytes]:
+def frames_of(events: Iterable[Mapping[str, Any]], projection: Projection) -> Iterator[bytes]:
+    """Yield the frames of events, up to the one that ends the stream."""
     for event in events:
         yield from projection.frames(event)
         if projection.is_over:

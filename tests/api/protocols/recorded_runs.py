@@ -5,9 +5,13 @@
 
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+from arkloop.api.protocols.projection import Projection
+from arkloop.shared.events.types import TERMINAL_TYPES
 
 FOLDER = Path(__file__).parent
 NAMES = sorted(file.stem for file in (FOLDER / "recorded").glob("*.jsonl"))
@@ -18,6 +22,18 @@ def events_of(name: str) -> list[dict[str, Any]]:
     """Return the events of a recorded run."""
     text = (FOLDER / "recorded" / f"{name}.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
+
+
+def project_all(events: Iterable[Mapping[str, Any]], projection: Projection) -> list[bytes]:
+    """Return the frames of stored events; with the closing ones if the stream ends with them."""
+    frames: list[bytes] = []
+    ended = False
+    for event in events:
+        frames += projection.frames(event)
+        ended = event["type"] in TERMINAL_TYPES
+        if projection.is_over:
+            break
+    return [*frames, *projection.closing()] if ended or projection.is_over else frames
 
 
 def check_golden(version: str, name: str, found: bytes) -> None:

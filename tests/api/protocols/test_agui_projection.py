@@ -11,8 +11,7 @@ from pydantic import TypeAdapter
 from arkloop.api.protocols.agui_facts import AguiFacts
 from arkloop.api.protocols.agui_messages import PackedMessages
 from arkloop.api.protocols.agui_projection import AguiProjection
-from arkloop.api.protocols.projection import project_all
-from tests.api.protocols.recorded_runs import NAMES, RUN_ID, check_golden, events_of
+from tests.api.protocols.recorded_runs import NAMES, RUN_ID, check_golden, events_of, project_all
 
 FACTS = AguiFacts(
     run_id=RUN_ID,

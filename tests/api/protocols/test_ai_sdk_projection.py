@@ -11,9 +11,8 @@ from arkloop.api.protocols.ai_sdk_dialects import DEFAULT, NEWEST, Dialect
 from arkloop.api.protocols.ai_sdk_messages import assistant_message
 from arkloop.api.protocols.ai_sdk_outputs import text_of, value_of
 from arkloop.api.protocols.ai_sdk_projection import DONE, AiSdkProjection
-from arkloop.api.protocols.projection import project_all
 from arkloop.shared.events.stored_events import StoredEvent
-from tests.api.protocols.recorded_runs import NAMES, RUN_ID, check_golden, events_of
+from tests.api.protocols.recorded_runs import NAMES, RUN_ID, check_golden, events_of, project_all
 
 #: The first version of each dialect.
 VERSIONS = ["5.0.0", "6.0.0", "7.0.0", "7.0.70"]

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from werkzeug.test import TestResponse
 
+from arkloop.api.protocols import projection
 from arkloop.shared.claim import Claim
 from arkloop.shared.events.types import (
     MessageCompleted,
@@ -24,6 +25,7 @@ from arkloop.shared.runs.states import ResultSource
 from tests.api.protocols import ui_chats
 from tests.api.protocols.ui_chats import message, post, run_of
 from tests.clients import User, error_of
+from tests.query_plans import noted
 from tests.stored_runs import StoredRuns
 
 
@@ -106,6 +108,29 @@ def test_text_before_a_reset_is_kept_once(alice: User, runs: StoredRuns) -> None
     assert runs.finish(claim)
 
     assert "Drop this.Keep this. " == text_of(chunks_of(stream))
+
+
+def test_chunks_are_counted_page_by_page(
+    alice: User, runs: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process is not to hold all events of a very long run for a negative `startIndex`."""
+    monkeypatch.setattr(projection, "_PAGE_EVENTS", 2)
+    chat = ui_chats.new_id()
+    claim = begin(alice, runs, chat)
+    say(runs, claim, *"abcd")
+    assert runs.finish(claim)
+    whole = chunks_of(alice.get(f"/v1/ui/chat/{chat}/stream?startIndex=0"))
+    while_folding = ui_chats.lent_while_folding(monkeypatch, runs.connections)
+
+    with noted(runs.connections) as statements:
+        response = alice.get(f"/v1/ui/chat/{chat}/stream?startIndex=-3")
+
+    assert whole[-3:] == chunks_of(response)
+    assert str(len(whole) - 1) == response.headers["x-workflow-stream-tail-index"]
+    assert {0} == set(while_folding)
+    pages = [sql for sql, _ in statements if "run_events.seq >" in sql]
+    assert len(pages) > 2
+    assert all("LIMIT" in sql for sql in pages)
 
 
 def test_a_response_that_passes_waits_is_resumed_as_it_was(alice: User, runs: StoredRuns) -> None:

@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import delete
 
-from arkloop.api.protocols.projection import project_all, projected
+from arkloop.api.protocols.projection import projected
 from arkloop.api.streaming import sse
 from arkloop.shared.errors import EventsLost
 from arkloop.shared.events import event_log
@@ -18,6 +18,7 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.times import now, rfc3339
+from tests.api.protocols.recorded_runs import project_all
 from tests.api.streaming.followed_runs import FollowedRun
 from tests.clients import User
 from tests.stored_runs import StoredRuns

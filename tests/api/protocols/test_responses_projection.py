@@ -10,10 +10,9 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from arkloop.api.protocols.projection import project_all
 from arkloop.api.protocols.responses_object import RunFacts
 from arkloop.api.protocols.responses_projection import ResponseProjection
-from tests.api.protocols.recorded_runs import NAMES, RUN_ID, check_golden, events_of
+from tests.api.protocols.recorded_runs import NAMES, RUN_ID, check_golden, events_of, project_all
 
 FACTS = RunFacts(
     run_id=RUN_ID,
