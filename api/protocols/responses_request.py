@@ -4,9 +4,7 @@ What OpenAI's API knows and this one does not is refused by its name, unless it 
 anyway.
 """
 
-import re
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -19,10 +17,10 @@ from arkloop.api.http.current import actor, catalog, trace_id
 from arkloop.api.http.end_users import refuse_fields
 from arkloop.api.http.fields import ClientId, JsonSchema, Metadata, StrictBoolean
 from arkloop.api.http.schema import Schema
+from arkloop.api.protocols import responses_tools
 from arkloop.api.protocols.responses_defaults import without_defaults
 from arkloop.api.protocols.responses_input import Input
-from arkloop.api.protocols.responses_output import SERVER_LABEL
-from arkloop.shared.catalog import client_tools, model_routes, personas
+from arkloop.shared.catalog import model_routes, personas
 from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import Forbidden, InvalidRequest, PersonaNotFound, RouteNotFound
@@ -61,12 +59,6 @@ class Only(fields.Field[Any]):
 
 #: Overrides that the request has as fields of its own, whose names `responses_errors` knows.
 _MADE_OF_FIELDS = ("model_settings", "limits")
-#: The place of a tool, with which a reason begins.
-_PLACE = re.compile(r"^\[([0-9]+)\]")
-#: Functions of the persona and of the run, and declarations of its server.
-_MAX_TOOLS = 3 * client_tools.MAX_TOOLS
-#: Fields that SDKs send in the declaration of an MCP server.
-_SERVER_FIELDS = ("type", "server_label", "server_url", "server_description", "require_approval")
 
 
 class CreateResponse(Schema):
@@ -227,7 +219,7 @@ def _overrides(
     most = body.get("max_output_tokens")
     fields_of = {
         "instructions": instructions or None,
-        "tools": _added(persona, _tools(body.get("tools"))) or None,
+        "tools": responses_tools.added(persona, responses_tools.read(body.get("tools"))) or None,
         "model_settings": settings or None,
         "limits": None if most is None else {"max_output_tokens": most},
         "output_schema": schema,
@@ -258,7 +250,7 @@ def _checked(
         problems: dict[str, Any] = {}
         for name, why in error.details.items():
             if name == "tools":
-                problems[name] = _at_their_places(why, body["tools"], persona)
+                problems[name] = responses_tools.at_their_places(why, body["tools"], persona)
             else:
                 problems |= dict.fromkeys(_fields(name, wanted, body, given), why)
         raise InvalidRequest(**problems) from None
@@ -275,41 +267,6 @@ def _fields(
     if name == "instructions" and not body.get(name):
         return list(given.instructions)
     return [f"{name}.{field}" for field in wanted[name]] if name in _MADE_OF_FIELDS else [name]
-
-
-def _added(persona: Persona, tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the tools that the persona does not declare for its clients itself.
-
-    SDKs name its own, too, so that they can execute their calls.
-
-    Raises:
-        InvalidRequest: one of its own is named twice.
-    """
-    declared = _declared(persona)
-    own = Counter(tool["name"] for tool in tools if _is_among(declared, tool))
-    if repeated := [name for name, count in own.items() if count > 1]:
-        raise InvalidRequest(tools=[f"duplicate tool {repeated[0]!r}"])
-    return [tool for tool in tools if not _is_among(declared, tool)]
-
-
-def _declared(persona: Persona) -> frozenset[str]:
-    return frozenset(tool.name for tool in persona.client_tools)
-
-
-def _is_among(names: Collection[str], tool: Mapping[str, Any]) -> bool:
-    name = tool.get("name")
-    return isinstance(name, str) and name in names
-
-
-def _at_their_places(reasons: Sequence[str], tools: Sequence[Any], persona: Persona) -> list[str]:
-    """Return the reasons with the places that functions have among all tools of the request."""
-    declared = _declared(persona)
-    places = [
-        place
-        for place, tool in enumerate(tools)
-        if tool["type"] == "function" and not _is_among(declared, tool)
-    ]
-    return [_PLACE.sub(lambda at: f"[{places[int(at[1])]}]", reason) for reason in reasons]
 
 
 def _settings(body: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -347,56 +304,5 @@ def _object(name: str, value: Any, *known: str) -> Mapping[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise InvalidRequest(**{name: ["must be an object"]})
-    _refuse_unknown(name, value, *known)
+    responses_tools.refuse_unknown(name, value, *known)
     return value
-
-
-def _refuse_unknown(name: str, value: Mapping[str, Any], *known: str) -> None:
-    if unknown := [field for field in value if field not in known]:
-        raise InvalidRequest(**{f"{name}.{unknown[0]}": ["is not supported"]})
-
-
-def _tools(value: Any) -> list[dict[str, Any]]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise InvalidRequest(tools=["must be a list"])
-    if len(value) > _MAX_TOOLS:
-        raise InvalidRequest(tools=[f"must be a list of at most {_MAX_TOOLS} tools"])
-    named = [(f"tools[{place}]", tool) for place, tool in enumerate(value)]
-    return [_tool(name, tool) for name, tool in named if not _declares_server(name, tool)]
-
-
-def _declares_server(name: str, tool: Any) -> bool:
-    """Return whether the tool declares the server under whose label the persona's own tools are
-    shown.
-
-    The OpenAI Agents SDK requires that it is declared, with an address, before it gives approvals.
-    """
-    if not isinstance(tool, dict) or tool.get("type") != "mcp":
-        return False
-    if tool.get("server_label") != SERVER_LABEL:
-        why = f"must be {SERVER_LABEL}: other servers are the persona's"
-        raise InvalidRequest(**{f"{name}.server_label": [why]})
-    given = {field: value for field, value in tool.items() if value is not None}
-    _refuse_unknown(name, given, *_SERVER_FIELDS)
-    if tool.get("require_approval") not in (None, "always"):
-        why = "must be always: the persona decides which calls require approval"
-        raise InvalidRequest(**{f"{name}.require_approval": [why]})
-    return True
-
-
-def _tool(name: str, tool: Any) -> dict[str, Any]:
-    if not isinstance(tool, dict) or tool.get("type") != "function":
-        raise InvalidRequest(
-            **{f"{name}.type": ["must be function: other tools are the persona's"]}
-        )
-    _refuse_unknown(name, tool, "type", "name", "description", "parameters", "strict")
-    schema = tool.get("parameters")
-    return {
-        "name": tool.get("name"),
-        # Models are better with one, so ours must have one; theirs need not.
-        "description": tool.get("description") or tool.get("name"),
-        "parameters": {"type": "object", "properties": {}} if schema is None else schema,
-        "client": True,
-    }
