@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema_rs
 from jsonschema_rs import ValidationError, Validator
 
+from arkloop.shared.schema_keywords import UniqueItems, only_names
 from arkloop.shared.schema_pointers import parts_of, pointer_to, target_of
 
 #: Of a schema whose references are replaced; 8 characters of plain data count as one.
@@ -57,7 +58,11 @@ _IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else")
 _OF_ITEMS = ("items", "additionalItems", "contains", "unevaluatedItems")
 _DEPENDENCIES = ("dependencies", "dependentSchemas")
 _LIST_OF_SCHEMAS = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
-_MAP_OF_SCHEMAS = ("dependencies", "dependentSchemas", "patternProperties", "properties")
+_MAP_OF_SCHEMAS = (
+    *("dependencies", "dependentRequired", "dependentSchemas", "patternProperties", "properties"),
+)
+#: Keywords with a list of names.
+_NAMES = ("required", "type")
 #: What others refer to, and what only people read.
 _NEEDLESS = (
     *("$anchor", "$comment", "$defs", "$dynamicAnchor", "$id", "$ref", "$schema", "definitions"),
@@ -65,6 +70,8 @@ _NEEDLESS = (
     "writeOnly",
 )
 _UNEVALUATED = ("unevaluatedItems", "unevaluatedProperties")
+#: What takes longer than others for each value counts as several.
+_MORE_NODES = {"uniqueItems": 4}
 #: Would turn a subschema that became more lenient into a refusal.
 _STRICT = ("if", "not", *_UNEVALUATED)
 
@@ -175,6 +182,7 @@ def _compiled(rebuilding: "_Rebuilding") -> Validator:
         offline=True,
         pattern_options=_PATTERNS,
         mask="the value",
+        keywords={"uniqueItems": UniqueItems},
     )
 
 
@@ -203,7 +211,7 @@ class _Rebuilding:
             raise InvalidSchema(f"The schema is nested deeper than {MAX_DEPTH} levels.")
         if not isinstance(node, Mapping):
             self._count(len(json.dumps(node)) // 8)  # the names of `dependencies`, say
-            return node
+            return only_names(node)
         reference = node.get("$ref")
         if "$dynamicRef" in node or "$recursiveRef" in node:
             raise InvalidSchema("Dynamic references (`$dynamicRef`) are not supported.")
@@ -254,8 +262,8 @@ class _Rebuilding:
         elif keyword == "pattern" and isinstance(value, str) and not self._can_match(value):
             self.left_out.append(f"The pattern {short(value)!r} is not supported.")
         else:
-            self._count(len(json.dumps(value)) // 8)
-            rebuilt[keyword] = value
+            self._count(len(json.dumps(value)) // 8 + _MORE_NODES.get(keyword, 0))
+            rebuilt[keyword] = only_names(value) if keyword in _NAMES else value
 
     def _referred(self, reference: str, trail: tuple[str, ...], depth: int) -> Any:
         if reference in trail:

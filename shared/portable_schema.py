@@ -20,6 +20,7 @@ import jsonschema_rs
 from arkloop.shared import merged_properties
 from arkloop.shared.json_schema import InvalidSchema, no_schema, short
 from arkloop.shared.required_properties import only_defined
+from arkloop.shared.schema_keywords import only_names
 from arkloop.shared.schema_pointers import parts_of, target_of
 
 log = logging.getLogger(__name__)
@@ -39,10 +40,12 @@ _SCHEMA = frozenset(
 _LIST_OF_SCHEMAS = frozenset({"allOf", "anyOf", "items", "oneOf", "prefixItems"})
 _MAP_OF_SCHEMAS = frozenset(
     {
-        *("$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties"),
-        "properties",
+        *("$defs", "definitions", "dependencies", "dependentRequired", "dependentSchemas"),
+        *("patternProperties", "properties"),
     }
 )
+#: Keywords with a list of names.
+_NAMES = frozenset({"required", "type"})
 #: Keywords with a schema that vendors accept as `true` or `false`, too.
 _MAY_BE_BOOLEAN = frozenset(
     {"additionalItems", "additionalProperties", "unevaluatedItems", "unevaluatedProperties"}
@@ -53,7 +56,7 @@ _ANNOTATIONS = (
     *(("$comment", str), ("description", str), ("title", str), ("examples", list)),
     *(("deprecated", bool), ("readOnly", bool), ("writeOnly", bool)),
 )
-_WITH_SCHEMAS = _SCHEMA | _LIST_OF_SCHEMAS | _MAP_OF_SCHEMAS | {"$ref"}
+_REBUILT = _SCHEMA | _LIST_OF_SCHEMAS | _MAP_OF_SCHEMAS | _NAMES | {"$ref"}
 _BOUNDS = (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum"))
 
 _NOT_AT_THE_TOP = (*merged_properties.COMPOSITIONS, "enum", "not")
@@ -173,7 +176,7 @@ class _Rebuilding:
         for keyword, value in given.items():
             if keyword in left_out:
                 del schema[keyword]
-            elif keyword in _WITH_SCHEMAS and (new := self._value(keyword, value)) is not value:
+            elif keyword in _REBUILT and (new := self._value(keyword, value)) is not value:
                 schema = {**given} if schema is given else schema
                 schema[keyword] = new
                 if new is None:
@@ -181,6 +184,8 @@ class _Rebuilding:
         return _modernized(schema)
 
     def _value(self, keyword: str, value: Any) -> Any:
+        if keyword in _NAMES:
+            return only_names(value)
         if isinstance(value, list):
             if keyword not in _LIST_OF_SCHEMAS:
                 return value
@@ -226,10 +231,10 @@ class _Rebuilding:
 
 
 def _object(schema: Any) -> Any:
-    """Return a boolean schema as the object that means the same; others as they are."""
+    """Return the object that means the same as a boolean schema, and a list as `only_names`."""
     if isinstance(schema, bool):
         return {} if schema else {"not": {}}
-    return schema
+    return only_names(schema)
 
 
 def _modernized(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""Keywords of JSON Schemas that the library would check in a time without a bound."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class UniqueItems:
+    """The keyword `uniqueItems`.
+
+    The library compares all items with each other that it takes for alike: integers beyond 2**53,
+    and lists that differ in their brackets alone.
+    """
+
+    def __init__(self, parent_schema: Any, value: Any, schema_path: Any) -> None:
+        self._is_demanded = value is True
+
+    def validate(self, instance: Any) -> None:
+        """Check a value. Raises: ValueError: it is a list with two equal items."""
+        if not self._is_demanded or not isinstance(instance, list):
+            return
+        if len({*map(_text, instance)}) < len(instance):
+            raise ValueError("the value has non-unique elements")
+
+
+def _text(value: Any) -> str:
+    """Return a text that equal values have in common: 1 and 1.0, and objects in any order."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    match value:
+        case bool():
+            return repr(value)
+        case int():
+            return f"{value:x}"  # takes a time that grows with the length, not with its square
+        case list():
+            return f"[{','.join(map(_text, value))}]"
+        case Mapping():
+            return f"{{{','.join(sorted(f'{name!r}:{_text(value[name])}' for name in value))}}}"
+    return repr(value)
+
+
+def only_names(names: Any) -> Any:
+    """Return a list of names; of one with something else in it, that alone.
+
+    Either is as invalid, but the library would compare all items of the latter with each other.
+    """
+    others = [one for one in names if not isinstance(one, str)] if isinstance(names, list) else ()
+    return others[:1] or names

@@ -1,0 +1,137 @@
+"""Keywords that are checked otherwise than the library does."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from arkloop.shared import portable_schema
+from arkloop.shared.errors import InvalidRequest
+from arkloop.shared.json_schema import InvalidSchema, JsonSchema
+from arkloop.shared.runs import agent_limits, form_replies
+from tests.processor_time import is_within
+
+#: Far above what a bounded check takes, far below what an unbounded one does.
+SECONDS = 0.25
+
+UNIQUE: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": {"type": "array", "uniqueItems": True}},
+}
+#: Integers that are the same number of 64 bits with a fraction.
+ALIKE = [10**30 + number for number in range(6_000)]
+
+
+def misfit(value: Any) -> list[str]:
+    """Check the output of an agent worker; return what is wrong with it."""
+    persona: Any = SimpleNamespace(output_schema=UNIQUE)
+    output = {"a": value}
+    try:
+        agent_limits.check_output(persona, json.dumps(output), output)
+    except InvalidRequest as error:
+        return [*error.details["output"]]
+    return []
+
+
+def brackets(number: int) -> list[Any]:
+    """Return different lists of nothing but lists."""
+    sizes: list[list[Any]] = [[[]]]
+    while sum(map(len, sizes)) < number:
+        pairs = zip(sizes, reversed(sizes), strict=True)
+        sizes.append([[one, *rest] for ones, others in pairs for one in ones for rest in others])
+    return [one for size in sizes for one in size][:number]
+
+
+@pytest.mark.parametrize(
+    "items",
+    [ALIKE, [[number] for number in ALIKE], [{"n": number} for number in ALIKE], brackets(9_000)],
+    ids=["integers", "lists", "objects", "brackets"],
+)
+def test_items_that_the_library_takes_for_alike_are_compared_soon(items: list[Any]) -> None:
+    """A web process checks an output, and serves nothing meanwhile."""
+    found: list[list[str]] = []
+
+    assert is_within(SECONDS, lambda: found.append(misfit(items)))
+
+    assert [] == found[0]
+    assert ["non-unique elements" in why for why in misfit([*items, items[7]])] == [True]
+
+
+def test_a_reply_to_a_form_is_checked_soon() -> None:
+    """Its schema is a server's, and the reply is a person's."""
+    reply = json.dumps({"action": "accept", "content": {"a": [2**63 - n for n in range(1, 1_500)]}})
+
+    assert is_within(SECONDS, lambda: form_replies.check({"kind": "form", "schema": UNIQUE}, reply))
+
+
+@pytest.mark.parametrize("is_demanded", [True, False])
+@pytest.mark.parametrize(
+    "items",
+    [
+        [],
+        [1],
+        [1, 1.0],
+        [0, -0.0],
+        [1, True],
+        [0, False],
+        [1, "1"],
+        [None, "None", "null"],
+        [True, True],
+        [1.5, 1.5],
+        [1e30, 10**30],
+        [10**30, 10**30 + 1],
+        [2**53, 2**53 + 1],
+        [10**400, 10**400],
+        ["a", "a"],
+        ["a,'b", "a", "b"],
+        [{"a": 1, "b": 2}, {"b": 2.0, "a": 1}],
+        [{"a": 1, "b": 2}, {"b": 1, "a": 2}],
+        [{"a": [1, [2]]}, {"a": [1, 2]}],
+        [{"a:1": 2}, {"a": "1:2"}],
+        [[], [[]]],
+        [["a", "b"], ["a,b"]],
+        [["x"], ["x"]],
+    ],
+    ids=str,
+)
+def test_items_are_as_unique_as_the_library_finds(items: list[Any], is_demanded: bool) -> None:
+    """Numbers are equal by their value, and objects whatever the order of their names."""
+    schema = {"uniqueItems": is_demanded}
+    expected = jsonschema_rs.validator_for(schema).is_valid(items)
+
+    assert expected == JsonSchema(schema).validator.is_valid(items)
+
+
+@pytest.mark.parametrize("value", [3, "aa", {"a": 1, "b": 1}])
+def test_what_is_no_list_has_no_items(value: Any) -> None:
+    """The keyword says nothing of other values."""
+    assert JsonSchema({"uniqueItems": True}).validator.is_valid(value)
+
+
+LONG = [10**19 + number for number in range(1_700)]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"required": LONG},
+        {"type": LONG},
+        {"dependentRequired": {"a": LONG}},
+        {"dependencies": {"a": LONG}},
+        {"required": brackets(1_500)},
+    ],
+    ids=["required", "type", "dependentRequired", "dependencies", "brackets"],
+)
+def test_lists_of_names_are_refused_soon_if_they_have_others(part: dict[str, Any]) -> None:
+    """The schema of schemas demands that names are unique."""
+
+    def refused() -> None:
+        for check in (JsonSchema, portable_schema.check):
+            with pytest.raises(InvalidSchema, match="Not a JSON Schema"):
+                check({"type": "object", "properties": {"x": part}})
+        with pytest.raises(InvalidSchema, match="Not a JSON Schema"):
+            portable_schema.check({"type": "object", "$defs": {"x": part}})
+
+    assert is_within(SECONDS, refused)
