@@ -6,9 +6,9 @@ members without end.
 """
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from arkloop.shared.json_schema import MAX_DEPTH, InvalidSchema
 from arkloop.shared.schema_pointers import parts_of, target_of
@@ -23,6 +23,7 @@ _FOR_ALL = ("$ref", "allOf")
 #: have a union whose alternatives share a base of many fields.
 _LEAST_WORK = 131_072
 _WORK_PER_CHARACTER = 8
+_WORK_PER_SCHEMA = 32  # some 20 µs
 _WORK_PER_NAME = 8
 
 
@@ -36,10 +37,12 @@ def merged(schema: Mapping[str, Any], characters: int) -> tuple[dict[str, Any], 
     return merging.merged(), most - merging.remaining
 
 
-#: Stands for the schema of an alternative that does not have the property: each value is valid.
-_ANY: Any = object()
-#: Lists of schemas for a property: a value is to match one of each list.
-_Found = list[list[Any]]
+#: The number that stands for the schema of an alternative that does not have the property: each
+#: value is valid.
+_ANY = 0
+#: Lists of schemas for a property, by their numbers: a value is to match one of each list.
+_Found = list[tuple[int, ...]]
+_T = TypeVar("_T", bound=Hashable)
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
@@ -52,15 +55,16 @@ class _Members(NamedTuple):
 class _Merging:
     """The merging of the properties of a schema's alternatives.
 
-    Schemas are compared by their text, so that the work grows with their number and not with its
+    Schemas are numbered by their text, so that the work grows with their number and not with its
     square.
     """
 
     def __init__(self, root: Mapping[str, Any], work: int) -> None:
         self._root = root
         self._known: dict[tuple[str, ...] | None, _Members] = {}  # by pointer
-        self._texts = {id(_ANY): ""}  # of schemas, by id
-        self._composed: list[Any] = []  # kept, so that no other one gets the id
+        self._numbers = {"": _ANY}  # of schemas, by text
+        self._texts = [""]  # by number
+        self._schemas: list[Any] = [{}]  # likewise
         self.remaining = work
 
     def merged(self) -> dict[str, Any]:
@@ -74,9 +78,10 @@ class _Merging:
         """Return the properties that a value may have, and the names of those that it must have."""
         if depth > MAX_DEPTH or not isinstance(schema, Mapping):
             return _Members({}, [])
+        self._spend(_WORK_PER_SCHEMA)
         own = schema.get("properties")
         own = own if isinstance(own, Mapping) else {}
-        properties = {name: [[self._noted(one)]] for name, one in own.items()}
+        properties: dict[str, _Found] = {name: [(self._noted(one),)] for name, one in own.items()}
         required = dict.fromkeys(_names(schema.get("required")))
         for keyword in ("$ref", *COMPOSITIONS, _CONDITIONAL):
             parts = self._parts(keyword, schema, depth + 1)
@@ -88,9 +93,9 @@ class _Merging:
             for name, among in having.items():
                 lists = [*chain.from_iterable(among)]
                 if keyword not in _FOR_ALL:
-                    others = [[_ANY]] if len(among) < len(parts) else []
-                    lists = [_union([*map(self._alternative, among), *others], self._text)]
-                properties[name] = _union([properties.get(name, []), lists], self._texts_of)
+                    others = [(_ANY,)] if len(among) < len(parts) else []
+                    lists = [(*_union([*map(self._alternative, among), *others]),)]
+                properties[name] = _union([properties.get(name, []), lists])
             by_all = set.intersection(*(set(part.required) for part in parts)) if parts else ()
             for name in chain.from_iterable(part.required for part in parts):
                 if name in by_all or keyword in _FOR_ALL:
@@ -120,14 +125,13 @@ class _Merging:
 
     def _joined(self, found: _Found) -> Any:
         """Return one schema for a property of the top."""
-        self._spend(sum(len(text) for either in found for text in self._texts_of(either)))
+        self._spend(sum(len(self._texts[number]) for number in chain.from_iterable(found)))
         strict = [either for either in found if _ANY not in either]
         if not strict:  # The model is to know it even if only some alternatives have it.
-            schemas = [one for one in _union(found, self._text) if one is not _ANY]
-            return _one("anyOf", schemas)
-        return _one("allOf", [_one("anyOf", either) for either in strict])
+            return self._one("anyOf", [number for number in _union(found) if number != _ANY])
+        return _one("allOf", [self._one("anyOf", either) for either in strict])
 
-    def _alternative(self, found: _Found) -> list[Any]:
+    def _alternative(self, found: _Found) -> Iterable[int]:
         """Return the schemas for a property within an alternative, of which a value matches one.
 
         Those of nested alternatives are left out beside others: composed at each level, they could
@@ -135,27 +139,30 @@ class _Merging:
         """
         own = [either[0] for either in found if len(either) == 1]
         if len(own) > 1:
-            texts = self._texts_of(own)
+            texts = [self._texts[number] for number in own]
             self._spend(sum(map(len, texts)))
-            self._composed.append(_one("allOf", own))
-            self._texts[id(self._composed[-1])] = f'{{"allOf":[{",".join(texts)}]}}'
-            return self._composed[-1:]
+            text = f'{{"allOf":[{",".join(texts)}]}}'
+            return [self._number(text, self._one("allOf", own))]
         if own:
             return own
         strict = (either for either in found if _ANY not in either)
-        return next(strict, None) or _union(found, self._text)
+        return next(strict, None) or _union(found)
 
-    def _noted(self, schema: Any) -> Any:
-        """Return the schema, whose text is known from now on."""
-        self._texts[id(schema)] = text = _CANONICAL.encode(schema)
+    def _noted(self, schema: Any) -> int:
+        """Return the number of a schema."""
+        text = _CANONICAL.encode(schema)
         self._spend(len(text))
-        return schema
+        return self._number(text, schema)
 
-    def _text(self, schema: Any) -> str:
-        return self._texts[id(schema)]
+    def _number(self, text: str, schema: Any) -> int:
+        number = self._numbers.setdefault(text, len(self._texts))
+        if number == len(self._texts):
+            self._texts.append(text)
+            self._schemas.append(schema)
+        return number
 
-    def _texts_of(self, schemas: list[Any]) -> tuple[str, ...]:
-        return tuple(map(self._text, schemas))
+    def _one(self, keyword: str, numbers: Sequence[int]) -> Any:
+        return _one(keyword, [self._schemas[number] for number in numbers])
 
     def _spend(self, work: int) -> None:
         self.remaining -= work
@@ -167,12 +174,9 @@ def _one(keyword: str, schemas: list[Any]) -> Any:
     return schemas[0] if len(schemas) == 1 else {keyword: schemas}
 
 
-def _union(lists: Iterable[list[Any]], key: Callable[[Any], Hashable]) -> list[Any]:
-    """Return all items of the lists, of those with an equal key the first."""
-    different: dict[Hashable, Any] = {}
-    for item in chain.from_iterable(lists):
-        different.setdefault(key(item), item)
-    return [*different.values()]
+def _union(lists: Iterable[Iterable[_T]]) -> list[_T]:
+    """Return all different items of the lists."""
+    return [*dict.fromkeys(chain.from_iterable(lists))]
 
 
 def _names(required: Any) -> list[str]:

@@ -19,6 +19,8 @@ MAX_TOOLS = 64
 MAX_DESCRIPTION_BYTES = 4_096
 #: Of all definitions together, as JSON in UTF-8.
 MAX_BYTES = 65_536
+#: Of what the forms for vendors add to all schemas, in nodes.
+MAX_NODES_ADDED = 10 * MAX_NODES
 
 _NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 #: As long as a run can wait for anything.
@@ -83,11 +85,14 @@ def check_new(tools: Iterable[ClientTool]) -> None:
     """
     given = tuple(tools)
     check(given)
+    added = 0
     for tool in given:
         try:
-            portable_schema.check(tool.parameters)
+            added += portable_schema.check(tool.parameters)
         except InvalidSchema as error:
             raise ValueError(f"{tool.name}: {error}") from None
+        if added > MAX_NODES_ADDED:
+            raise ValueError(f"{tool.name}: the schemas are too large together")
 
 
 def collisions(tools: Iterable[ClientTool], taken: Collection[str]) -> list[str]:

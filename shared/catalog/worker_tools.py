@@ -116,7 +116,8 @@ def _check_schemas(tools: Sequence[Definition], changed: Sequence[Definition]) -
             added = portable_schema.check(tool.parameters)
         except InvalidSchema as error:
             problems[field] = [str(error)]
-            nodes += MAX_NODES  # it may have had as many
+            # It may have had as many, and alternatives whose merging was given up.
+            nodes += MAX_NODES + len(json.dumps(tool.parameters)) // 4
         else:
             nodes, patterns = nodes + schema.nodes + added, patterns + schema.pattern_weight
     if problems:

@@ -41,6 +41,15 @@ def spellings(number: int) -> list[dict[str, Any]]:
     return [{"$ref": "#/" + "".join(spelled)} for spelled in letters]
 
 
+def levels(number: int) -> dict[str, Any]:
+    """Build a schema that refers to each level of a part: each reference walks those below it."""
+    part: dict[str, Any] = {"allOf": [{}] * 1_000}
+    for _ in range(number):
+        part = {"allOf": [part]}
+    references = [{"$ref": "#/x" + "/allOf/0" * level} for level in range(number)]
+    return hidden(x=part, allOf=references)
+
+
 NAMES = [f"n{place}" for place in range(2_000)]
 EXPENSIVE = [
     hidden(x=alternatives(1_000), anyOf=[{"$ref": "#/x"}] * 1_000),
@@ -48,8 +57,9 @@ EXPENSIVE = [
     hidden(x={"required": NAMES}, allOf=[{"anyOf": [{"$ref": "#/x"}] * 2_500}]),
     hidden(xxxxxxxxxxx=alternatives(800), anyOf=spellings(800)),
     doubling(22),
+    levels(25),
 ]
-IDS = ["alternatives", "names", "required", "spellings", "doubling"]
+IDS = ["alternatives", "names", "required", "spellings", "doubling", "levels"]
 
 
 @pytest.mark.parametrize("schema", EXPENSIVE, ids=IDS)

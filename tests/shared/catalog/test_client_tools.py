@@ -82,6 +82,19 @@ def test_schemas_that_are_large_together_are_refused() -> None:
         client_tools.check(many)
 
 
+def test_schemas_whose_alternatives_are_large_together_are_refused() -> None:
+    """Each is small, and draft 7 reads nothing of it but the reference at the top."""
+    draft = "http://json-schema.org/draft-07/schema#"
+    named: dict[str, Any] = {"properties": {f"{i:x}": {} for i in range(100)}}
+    merged = {"$ref": "#/e", "e": {}, "x": named, "anyOf": [{"$ref": "#/x"}] * 60}
+    schema = {"$schema": draft, "type": "object", **merged}
+    many = client_tools.read([{**TOOL, "name": f"t{i}", "parameters": schema} for i in range(30)])
+
+    client_tools.check_new(many[:5])
+    with pytest.raises(ValueError, match="too large together"):
+        client_tools.check_new(many)
+
+
 def test_names_that_every_agent_may_have_are_reserved() -> None:
     """No client tool can take the place of a tool that the loop knows by its name."""
     automatic = {*tools.AUTOMATIC_TOOLS, *tools.FAULT_TOOLS, FINAL_TOOL}
