@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema_rs
 from jsonschema_rs import ValidationError, Validator
 
-from arkloop.shared.schema_keywords import UniqueItems, only_names
+from arkloop.shared.schema_keywords import UniqueItems, alternatives, only_names
 from arkloop.shared.schema_pointers import parts_of, pointer_to, target_of
 
 #: Of a schema whose references are replaced; 8 characters of plain data count as one.
@@ -33,8 +33,9 @@ MAX_WORK = 1_000_000
 #: value. Each may cost 8 µs.
 MAX_MATCHED = 20_000
 #: Beyond this work only the first error is looked for. Finding all of them takes a time that grows
-#: with the square.
+#: with the square, by far the longest for the names of an object.
 _MAX_WORK_FOR_ALL = 20_000
+_MAX_WORK_FOR_ALL_NAMES = 1_000
 
 _MAX_REASON_CHARACTERS = 240
 
@@ -95,7 +96,7 @@ class JsonSchema:
         self._schema = schema
         try:
             rebuilding = _Rebuilding(schema, MAX_PATTERNS)
-            self.validator = _compiled(rebuilding)
+            self.validator = _compiled(rebuilding.result)
         except ValidationError as error:
             raise no_schema(error, schema) from None
         except (ValueError, TypeError, AttributeError, RecursionError):
@@ -104,12 +105,36 @@ class JsonSchema:
         self.pattern_weight = rebuilding.pattern_weight
         self._patterned = rebuilding.patterned
         self._rebuilt = rebuilding.result if self._patterned else None
+        self._most_for_all = (
+            _MAX_WORK_FOR_ALL_NAMES if rebuilding.restricts_names else _MAX_WORK_FOR_ALL
+        )
         self.unchecked: Sequence[str] = rebuilding.left_out
 
     @cached_property
     def validator_without_patterns(self) -> Validator:
         """The validator for values that are too long for patterns."""
-        return _compiled(_Rebuilding(self._schema, 0))
+        return _compiled(_Rebuilding(self._schema, 0).result)
+
+    def errors(
+        self, value: Any, work: int, *, with_patterns: bool = True
+    ) -> Sequence[ValidationError]:
+        """Return the errors of a value, the first one alone if the work of checking it is much.
+
+        Raises: ValueError: it is nested too deeply, or not JSON.
+        """
+        validator = self.validator if with_patterns else self.validator_without_patterns
+        if validator.is_valid(value):
+            return []
+        if work <= self._most_for_all:
+            return list(validator.iter_errors(value))
+        # The library finds all errors of each alternative only to tell that none of them fits.
+        rebuilt = self._rebuilt if with_patterns else None
+        brief = _compiled(rebuilt or _Rebuilding(self._schema, 0).result, is_brief=True)
+        try:
+            brief.validate(value)
+        except ValidationError as error:
+            return [error]
+        return []
 
     def matched_characters(self, value: Any, most: int) -> int:
         """Count the characters that patterns may have to match in a value; stop beyond `most`.
@@ -175,14 +200,20 @@ def _folded_classes(pattern: str) -> int:
     return len(_WIDE_CLASS.findall(pattern)) + within
 
 
-def _compiled(rebuilding: "_Rebuilding") -> Validator:
+def _compiled(schema: dict[str, Any], *, is_brief: bool = False) -> Validator:
+    """Compile a rebuilt schema, on request without the errors within alternatives."""
+    keywords: dict[str, Any] = {"uniqueItems": UniqueItems}
+    if is_brief:
+        draft = {"$schema": schema["$schema"]} if "$schema" in schema else {}
+        for keyword in ("anyOf", "oneOf"):
+            keywords[keyword] = alternatives(keyword, lambda part: _compiled({**draft, **part}))
     return jsonschema_rs.validator_for(
-        rebuilding.result,
+        schema,
         validate_formats=False,
         offline=True,
         pattern_options=_PATTERNS,
         mask="the value",
-        keywords={"uniqueItems": UniqueItems},
+        keywords=keywords,
     )
 
 
@@ -196,6 +227,7 @@ class _Rebuilding:
         self._targets: dict[str, Any] = {}  # of references: to read a long one takes a while
         self._weights: dict[str, int] = {}  # of patterns, likewise
         self.left_out: list[str] = []
+        self.restricts_names = False
         #: Rebuilt schemas with patterns in them, by id; kept, so that no other one gets the id.
         self.patterned: dict[int, Any] = {}
         draft = root.get("$schema", "")
@@ -258,6 +290,7 @@ class _Rebuilding:
         elif keyword in _UNEVALUATED and self._unevaluated > MAX_UNEVALUATED:
             self.left_out.append(f"`{keyword}` is nested deeper than {MAX_UNEVALUATED} levels.")
         elif keyword in _SCHEMA:
+            self.restricts_names |= keyword == "propertyNames"
             rebuilt[keyword] = self._schema(value, trail, depth)
         elif keyword == "pattern" and isinstance(value, str) and not self._can_match(value):
             self.left_out.append(f"The pattern {short(value)!r} is not supported.")
@@ -310,17 +343,6 @@ def no_schema(error: ValidationError, given: Mapping[str, Any]) -> InvalidSchema
     place = short(pointer_to(given, error.instance_path))
     where = f", at {place}" if place else ""
     return InvalidSchema(f"Not a JSON Schema: {short(error.message)}{where}")
-
-
-def errors_of(validator: Validator, value: Any, work: int) -> Sequence[ValidationError]:
-    """Return the errors of a value, the first one alone if the work of checking it is much."""
-    if work <= _MAX_WORK_FOR_ALL:
-        return list(validator.iter_errors(value))
-    try:
-        validator.validate(value)
-    except ValidationError as error:
-        return [error]
-    return []
 
 
 def measured(value: Any, limit: int) -> int:

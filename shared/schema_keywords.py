@@ -1,7 +1,9 @@
 """Keywords of JSON Schemas that the library would check in a time without a bound."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from jsonschema_rs import Validator
 
 
 class UniqueItems:
@@ -20,6 +22,27 @@ class UniqueItems:
             return
         if len({*map(_text, instance)}) < len(instance):
             raise ValueError("the value has non-unique elements")
+
+
+def alternatives(keyword: str, compile_: Callable[[dict[str, Any]], Validator]) -> type:
+    """Return the class for `anyOf` or `oneOf` that names no errors of the alternatives."""
+    number = {"anyOf": "any", "oneOf": "exactly one"}[keyword]
+
+    class Alternatives:
+        """The keyword, whose own validator only says whether a value is valid."""
+
+        def __init__(self, parent_schema: Any, value: Any, schema_path: Any) -> None:
+            self._validator = compile_({keyword: value})
+
+        def validate(self, instance: Any) -> None:
+            """Check a value. Raises: ValueError: not as many alternatives fit."""
+            if not self._validator.is_valid(instance):
+                raise ValueError(
+                    f"the value is not valid under {number} of the schemas listed in the"
+                    f" '{keyword}' keyword"
+                )
+
+    return Alternatives
 
 
 def _text(value: Any) -> str:

@@ -37,14 +37,12 @@ def check_output(persona: Persona, content: str, output: Mapping[str, Any] | Non
         raise InvalidRequest(content=["must be the JSON text of `output`"])
     schema = JsonSchema(persona.output_schema)
     weight = measured(output, MAX_WORK // schema.nodes)
-    is_heavy = schema.nodes * weight > MAX_WORK
-    if is_heavy or schema.matched_characters(output, MAX_MATCHED) > MAX_MATCHED:
+    work = schema.nodes * weight
+    if work > MAX_WORK or schema.matched_characters(output, MAX_MATCHED) > MAX_MATCHED:
         raise InvalidRequest(output=["is too large to validate"])
-    try:
-        schema.validator.validate(output)
-    except ValidationError as error:
+    for error in schema.errors(output, work):
         why = f"does not fit the persona's output_schema: {_misfit(error)}"
-        raise InvalidRequest(output=[why]) from None
+        raise InvalidRequest(output=[why])
 
 
 def _misfit(error: ValidationError) -> str:

@@ -10,7 +10,6 @@ from arkloop.shared.json_schema import (
     MAX_WORK,
     InvalidSchema,
     JsonSchema,
-    errors_of,
     measured,
 )
 
@@ -73,9 +72,8 @@ def _misfits(schema: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
         return ["is too large to validate"]
     # The server checks the patterns, too.
     is_short = compiled.matched_characters(given, MAX_MATCHED) <= MAX_MATCHED
-    validator = compiled.validator if is_short else compiled.validator_without_patterns
     errors = []
-    for error in errors_of(validator, given, work)[:_MAX_ERRORS]:
+    for error in compiled.errors(given, work, with_patterns=is_short)[:_MAX_ERRORS]:
         path = ".".join(map(str, error.instance_path))
         errors.append(f"{path}: {error.message}" if path else error.message)
     return errors

@@ -24,9 +24,9 @@ UNIQUE: dict[str, Any] = {
 ALIKE = [10**30 + number for number in range(6_000)]
 
 
-def misfit(value: Any) -> list[str]:
+def misfit(value: Any, schema: dict[str, Any] = UNIQUE) -> list[str]:
     """Check the output of an agent worker; return what is wrong with it."""
-    persona: Any = SimpleNamespace(output_schema=UNIQUE)
+    persona: Any = SimpleNamespace(output_schema=schema)
     output = {"a": value}
     try:
         agent_limits.check_output(persona, json.dumps(output), output)
@@ -135,3 +135,81 @@ def test_lists_of_names_are_refused_soon_if_they_have_others(part: dict[str, Any
             portable_schema.check({"type": "object", "$defs": {"x": part}})
 
     assert is_within(SECONDS, refused)
+
+
+INTEGER = {"type": "integer"}
+EITHER: dict[str, Any] = {"anyOf": [INTEGER, INTEGER]}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """Build a schema of lists in lists, with two equal alternatives at each level."""
+    return {"anyOf": [{"items": nested(levels - 1)}] * 2} if levels else INTEGER
+
+
+def in_lists(value: Any, levels: int) -> Any:
+    return [in_lists(value, levels - 1)] * 2 if levels else value
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        (nested(8), in_lists("x", 8)),
+        ({"anyOf": [{"items": INTEGER}] * 2}, ["x"] * 60_000),
+        ({"anyOf": [{"items": EITHER}] * 2}, ["x"] * 60_000),
+        ({"oneOf": [{"items": EITHER}, {"type": "null"}]}, ["x"] * 60_000),
+    ],
+    ids=["nested", "items", "alternatives of items", "oneOf"],
+)
+def test_errors_within_alternatives_are_not_looked_for(part: dict[str, Any], value: Any) -> None:
+    """The sentence about an alternative names none of them, and there may be very many."""
+    schema = {"type": "object", "properties": {"a": part}}
+    found: list[list[str]] = []
+
+    assert is_within(SECONDS, lambda: found.append(misfit(value, schema)))
+
+    assert 1 == len(found[0])
+    assert "property 'a': the value is not valid under " in found[0][0]
+
+
+def test_the_first_name_that_does_not_fit_suffices() -> None:
+    """Each error of a name has a copy of the whole object."""
+    names = {"type": "object", "propertyNames": {"maxLength": 1}}
+    form = {"kind": "form", "schema": {"type": "object", "properties": {"a": names}}}
+    content = {"a": {f"n{number}": 0 for number in range(2_500)}}
+    reply = json.dumps({"action": "accept", "content": content})
+    found: list[Any] = []
+
+    def refused() -> None:
+        with pytest.raises(InvalidRequest) as error:
+            form_replies.check(form, reply)
+        found.append(error.value.details["content"])
+
+    assert is_within(SECONDS, refused)
+    assert 1 == len(found[0])
+
+
+@pytest.mark.parametrize(
+    ("part", "bad", "why"),
+    [
+        (EITHER, "x", "not valid under any of the schemas listed in the 'anyOf' keyword"),
+        ({"oneOf": [INTEGER]}, "x", "not valid under exactly one of the schemas"),
+        ({"oneOf": [INTEGER, {"minimum": 9}]}, 10, "not valid under exactly one of the schemas"),
+        ({"allOf": [EITHER, {"maximum": 9}]}, 10, "greater than the maximum of 9"),
+        ({"properties": {"b": EITHER}}, {"b": "x"}, "'a.9000.b': the value is not valid under any"),
+        ({"minimum": 0, "exclusiveMinimum": True}, 0, "less than or equal to the minimum of 0"),
+        ({"anyOf": [{"minimum": 0, "exclusiveMinimum": True}]}, 0, "is not valid under any"),
+    ],
+)
+def test_the_first_error_of_a_large_value_is_named(
+    part: dict[str, Any], bad: Any, why: str
+) -> None:
+    """Its place is the innermost that is not within an alternative."""
+    draft = "http://json-schema.org/draft-04/schema#"
+    items = {"type": "array", "items": part}
+    schema = {"$schema": draft, "type": "object", "properties": {"a": items}}
+    good: list[Any] = [1] * 9_000
+
+    assert [] == misfit(good, schema)
+    [found] = misfit([*good, bad], schema)
+    assert "property 'a.9000" in found
+    assert why in found

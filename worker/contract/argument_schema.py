@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from jsonschema_rs import ValidationError, ValidationErrorKind
 
 from arkloop.shared.catalog import output_schema
-from arkloop.shared.json_schema import MAX_MATCHED, MAX_WORK, JsonSchema, errors_of, measured, short
+from arkloop.shared.json_schema import MAX_MATCHED, MAX_WORK, JsonSchema, measured, short
 from arkloop.worker.contract.cpu_slices import cpu_slice
 
 MAX_ERRORS = 5
@@ -65,11 +65,8 @@ class ArgumentSchema:
         is_short = self._is_short(value, output_schema.MAX_MATCHED if is_output else MAX_MATCHED)
         if is_output and not is_short:
             return [self._too_large]
-        validator = schema.validator if is_short else schema.validator_without_patterns
         try:
-            if validator.is_valid(value):
-                return []
-            found = errors_of(validator, value, work)
+            found = schema.errors(value, work, with_patterns=is_short)
         except ValueError:
             return [f"The {self._words.whole}: nested too deeply, or not valid JSON."]
         sentences = (sentence for error in found for sentence in _sentences(error, self._words))
