@@ -27,7 +27,7 @@ MAX_TOOLS = 128  # of one worker
 MAX_TOOLS_OF_ORG = 2_000
 #: Of the schemas that one request registers or changes, which a web process compiles.
 MAX_NODES_TOGETHER = 10 * MAX_NODES
-MAX_PATTERNS_TOGETHER = 4 * MAX_PATTERNS
+MAX_PATTERN_CHARACTERS_TOGETHER = 4_000 * MAX_PATTERNS
 MAX_TIMEOUT_SECONDS = 3_600
 
 
@@ -105,11 +105,15 @@ def _check_count(tx: Transaction, org_id: UUID, pool: str, names: Collection[str
 
 def _check_schemas(tools: Sequence[Definition], changed: Sequence[Definition]) -> None:
     problems: dict[str, list[str]] = {}
-    nodes = patterns = 0
+    nodes, patterns, too_large = 0, list[int](), "The schemas are too large together:"
     for tool in changed:
         field = f"tools.{tools.index(tool)}.parameters"
-        if nodes > MAX_NODES_TOGETHER or patterns > MAX_PATTERNS_TOGETHER:
-            problems[field] = ["The schemas are too large together."]
+        if nodes > MAX_NODES_TOGETHER:
+            problems[field] = [f"{too_large} more than {MAX_NODES_TOGETHER:,} nodes."]
+            break
+        if sum(patterns) > MAX_PATTERN_CHARACTERS_TOGETHER:
+            most = f"{MAX_PATTERN_CHARACTERS_TOGETHER:,} characters"
+            problems[field] = [f"{too_large} {len(patterns)} patterns count as more than {most}."]
             break
         try:
             schema = JsonSchema(tool.parameters)
@@ -119,7 +123,8 @@ def _check_schemas(tools: Sequence[Definition], changed: Sequence[Definition]) -
             # It may have had as many, and alternatives whose merging was given up.
             nodes += MAX_NODES + len(json.dumps(tool.parameters)) // 4
         else:
-            nodes, patterns = nodes + schema.nodes + added, patterns + schema.pattern_weight
+            nodes += schema.nodes + added
+            patterns += schema.pattern_lengths
     if problems:
         raise InvalidRequest(**problems)
 
