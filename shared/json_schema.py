@@ -6,6 +6,7 @@ What cannot be checked within bounds is left out.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -14,7 +15,13 @@ from typing import Any
 import jsonschema_rs
 from jsonschema_rs import ValidationError, Validator
 
-from arkloop.shared.schema_keywords import UniqueItems, alternatives, only_names
+from arkloop.shared.schema_keywords import (
+    MORE_NODES,
+    UniqueItems,
+    alternatives,
+    only_names,
+    takes_longer,
+)
 from arkloop.shared.schema_pointers import parts_of, pointer_to, target_of
 
 #: Of a schema whose references are replaced; 8 characters of plain data count as one.
@@ -23,10 +30,12 @@ MAX_DEPTH = 40
 #: And of their weights: a large one weighs as much as several, and so does one with wide classes
 #: that ignores case. Each of these may take 4 ms to compile.
 MAX_PATTERNS = 32
+#: The smallest `multipleOf`: how long its check takes grows with the digits after the point.
+MIN_MULTIPLE = 1e-30
 #: `unevaluatedItems` and `unevaluatedProperties` below one another: each doubles the work.
 MAX_UNEVALUATED = 3
 
-#: Nodes of the schema times the weight of a value (`measured`): beyond it the value is refused. A
+#: The weight of the schema times that of a value (`measured`): beyond it the value is refused. A
 #: tenth of a second, in which nothing else of the process advances.
 MAX_WORK = 1_000_000
 #: Characters that patterns have to match: beyond it a check leaves patterns out or refuses the
@@ -71,8 +80,6 @@ _NEEDLESS = (
     "writeOnly",
 )
 _UNEVALUATED = ("unevaluatedItems", "unevaluatedProperties")
-#: What takes longer than others for each value counts as several.
-_MORE_NODES = {"uniqueItems": 4}
 #: Would turn a subschema that became more lenient into a refusal.
 _STRICT = ("if", "not", *_UNEVALUATED)
 
@@ -85,8 +92,8 @@ class JsonSchema:
     """A compiled JSON Schema, drafts 4 to 2020-12.
 
     Not checked: `format`, a `pattern` that is large or that only a backtracking engine can match,
-    and what a schema says of itself again below itself: `unchecked` has a sentence about each,
-    except for `format`.
+    a `multipleOf` that is tiny, and what a schema says of itself again below itself: `unchecked`
+    has a sentence about each, except for `format`.
 
     Raises:
         InvalidSchema: it is no schema, too large, or refers to another document.
@@ -102,6 +109,8 @@ class JsonSchema:
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise InvalidSchema("Not a JSON Schema.") from None
         self.nodes = rebuilding.nodes
+        #: For each value: its nodes, of which some take longer than others.
+        self.weight = rebuilding.nodes + rebuilding.more
         self.pattern_weight = rebuilding.pattern_weight
         self.pattern_lengths: Sequence[int] = rebuilding.pattern_lengths
         self._patterned = rebuilding.patterned
@@ -219,10 +228,13 @@ def _compiled(schema: dict[str, Any], *, is_brief: bool = False) -> Validator:
 
 
 class _Rebuilding:
-    """The schema rebuilt as `result`, without references, with its `nodes` and `pattern_weight`."""
+    """The schema rebuilt as `result`, without references, with its `nodes` and `pattern_weight`.
+
+    `more` is what it weighs beyond its nodes.
+    """
 
     def __init__(self, root: Mapping[str, Any], max_patterns: int) -> None:
-        self.nodes = self.pattern_weight = self._unevaluated = 0
+        self.nodes = self.more = self.pattern_weight = self._unevaluated = 0
         self._root = root
         self._max_patterns = max_patterns
         self._targets: dict[str, Any] = {}  # of references: to read a long one takes a while
@@ -298,8 +310,11 @@ class _Rebuilding:
             rebuilt[keyword] = self._schema(value, trail, depth)
         elif keyword == "pattern" and isinstance(value, str) and not self._can_match(value):
             self.left_out.append(f"The pattern {short(value)!r} is not supported.")
+        elif keyword == "multipleOf" and isinstance(value, float) and 0 < value < MIN_MULTIPLE:
+            self.left_out.append(f"A `multipleOf` below {MIN_MULTIPLE} is not supported.")
         else:
-            self._count(len(json.dumps(value)) // 8 + _MORE_NODES.get(keyword, 0))
+            self._count(len(json.dumps(value)) // 8)
+            self.more += MORE_NODES * takes_longer(keyword, value)
             rebuilt[keyword] = only_names(value) if keyword in _NAMES else value
 
     def _referred(self, reference: str, trail: tuple[str, ...], depth: int) -> Any:
@@ -353,7 +368,7 @@ def no_schema(error: ValidationError, given: Mapping[str, Any]) -> InvalidSchema
 def measured(value: Any, limit: int) -> int:
     """Measure how much work checking takes, at least `limit + 1` beyond that.
 
-    Each value weighs 1, and so do 64 characters: what goes wrong copies them. Integers of many
+    Each value weighs 1, and so do 64 characters: what goes wrong copies them. Numbers of many
     digits weigh the square of what they are too long.
     """
     weight, characters, waiting = 0, 0, [value]
@@ -370,6 +385,8 @@ def measured(value: Any, limit: int) -> int:
                 characters += len(value)
             case int():
                 weight += (value.bit_length() // 64) ** 2
+            case float():
+                weight += (max(0, math.frexp(value)[1]) // 64) ** 2
     return weight + characters // 64
 
 

@@ -36,8 +36,7 @@ def check_output(persona: Persona, content: str, output: Mapping[str, Any] | Non
     if not is_same:
         raise InvalidRequest(content=["must be the JSON text of `output`"])
     schema = JsonSchema(persona.output_schema)
-    weight = measured(output, MAX_WORK // schema.nodes)
-    work = schema.nodes * weight
+    work = schema.weight * measured(output, MAX_WORK // schema.weight)
     if work > MAX_WORK or schema.matched_characters(output, MAX_MATCHED) > MAX_MATCHED:
         raise InvalidRequest(output=["is too large to validate"])
     for error in schema.errors(output, work):

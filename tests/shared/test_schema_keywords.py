@@ -8,8 +8,9 @@ import jsonschema_rs
 import pytest
 
 from arkloop.shared import portable_schema
+from arkloop.shared.catalog import client_tools
 from arkloop.shared.errors import InvalidRequest
-from arkloop.shared.json_schema import InvalidSchema, JsonSchema
+from arkloop.shared.json_schema import InvalidSchema, JsonSchema, measured
 from arkloop.shared.runs import agent_limits, form_replies
 from tests.processor_time import is_within
 
@@ -135,6 +136,53 @@ def test_lists_of_names_are_refused_soon_if_they_have_others(part: dict[str, Any
             portable_schema.check({"type": "object", "$defs": {"x": part}})
 
     assert is_within(SECONDS, refused)
+
+
+@pytest.mark.parametrize(
+    ("multiple", "number"), [(5e-324, 7), (1e-300, 0.1), (1e-29, 7), (0.01, 1e308)]
+)
+def test_no_multiple_makes_a_check_long(multiple: float, number: float) -> None:
+    """The library computes with fractions of as many digits as the numbers have."""
+    schema = {"type": "object", "properties": {"a": {"items": {"multipleOf": multiple}}}}
+
+    assert is_within(2 * SECONDS, lambda: misfit([number] * 60_000, schema))
+
+
+@pytest.mark.parametrize(
+    ("part", "more"),
+    [({"uniqueItems": True}, 4), ({"multipleOf": 0.01}, 4), ({"multipleOf": 2}, 0)],
+    ids=str,
+)
+def test_a_keyword_that_takes_long_counts_for_values_alone(part: dict[str, Any], more: int) -> None:
+    """A schema of as many nodes as one may have stays usable with it."""
+    schema = JsonSchema({"properties": {"a": part}})
+    many = {"properties": {f"a{number}": part for number in range(1_600)}}
+    tool = client_tools.ClientTool("a", "", {"type": "object", **many})
+
+    assert schema.nodes + more == schema.weight
+    assert 1_600 * more == JsonSchema(many).weight - JsonSchema(many).nodes
+    client_tools.check([tool])
+
+
+def test_large_numbers_weigh_more() -> None:
+    """A check of their multiples computes with all of their digits."""
+    for number in (1e308, 10**308):
+        assert 100 < measured([number], 1_000) - measured([1.0], 1_000)
+
+
+def test_a_multiple_is_checked_unless_it_is_tiny() -> None:
+    """What is not checked refuses nothing, also beside `oneOf` and below `not`."""
+    price = JsonSchema({"multipleOf": 0.01})
+    tiny = JsonSchema({"not": {"multipleOf": 1e-31}})
+
+    assert not price.unchecked
+    assert price.validator.is_valid(19.99)
+    assert not price.validator.is_valid(19.999)
+    assert ["A `multipleOf` below 1e-30 is not supported."] == [*tiny.unchecked]
+    assert tiny.validator.is_valid(1)
+    for invalid in (0.0, -1e-31, 0):
+        with pytest.raises(InvalidSchema, match="Not a JSON Schema"):
+            JsonSchema({"multipleOf": invalid})
 
 
 INTEGER = {"type": "integer"}

@@ -48,7 +48,7 @@ class ArgumentSchema:
     def errors(self, value: Any) -> list[str]:
         """Describe what does not fit, in sentences that repeat no value; at most `MAX_ERRORS`."""
         schema = self._schema
-        work = schema.nodes * measured(value, MAX_WORK // schema.nodes)
+        work = schema.weight * measured(value, MAX_WORK // schema.weight)
         if work > MAX_WORK:
             return [self._too_large]
         if work <= _MAX_WORK_UNFELT and self._is_short(value, _MAX_MATCHED_UNFELT):
