@@ -20,6 +20,7 @@ from arkloop.shared.schema_keywords import (
     UniqueItems,
     alternatives,
     only_names,
+    takes_any_name,
     takes_longer,
 )
 from arkloop.shared.schema_pointers import parts_of, pointer_to, target_of
@@ -42,9 +43,9 @@ MAX_WORK = 1_000_000
 #: value. Each may cost 8 µs.
 MAX_MATCHED = 20_000
 #: Beyond this work only the first error is looked for. Finding all of them takes a time that grows
-#: with the square, by far the longest for the names of an object.
+#: with the square, by far the longest for names that do not fit: each has a copy of the object.
 _MAX_WORK_FOR_ALL = 20_000
-_MAX_WORK_FOR_ALL_NAMES = 1_000
+_MAX_COPIED = 250_000
 
 _MAX_REASON_CHARACTERS = 240
 
@@ -115,9 +116,9 @@ class JsonSchema:
         self.pattern_lengths: Sequence[int] = rebuilding.pattern_lengths
         self._patterned = rebuilding.patterned
         self._rebuilt = rebuilding.result if self._patterned else None
-        self._most_for_all = (
-            _MAX_WORK_FOR_ALL_NAMES if rebuilding.restricts_names else _MAX_WORK_FOR_ALL
-        )
+        self._most_for_all = _MAX_WORK_FOR_ALL
+        if rebuilding.restricts_names:  # its weight times the square of the value's
+            self._most_for_all = min(_MAX_WORK_FOR_ALL, math.isqrt(_MAX_COPIED * self.weight))
         self.unchecked: Sequence[str] = rebuilding.left_out
 
     @cached_property
@@ -306,8 +307,9 @@ class _Rebuilding:
         elif keyword in _UNEVALUATED and self._unevaluated > MAX_UNEVALUATED:
             self.left_out.append(f"`{keyword}` is nested deeper than {MAX_UNEVALUATED} levels.")
         elif keyword in _SCHEMA:
-            self.restricts_names |= keyword == "propertyNames"
             rebuilt[keyword] = self._schema(value, trail, depth)
+            if keyword == "propertyNames" and not takes_any_name(rebuilt[keyword]):
+                self.restricts_names = True
         elif keyword == "pattern" and isinstance(value, str) and not self._can_match(value):
             self.left_out.append(f"The pattern {short(value)!r} is not supported.")
         elif keyword == "multipleOf" and isinstance(value, float) and 0 < value < MIN_MULTIPLE:

@@ -70,6 +70,16 @@ def takes_longer(keyword: str, value: Any) -> bool:
     return keyword == "uniqueItems" or (keyword == "multipleOf" and is_fraction)
 
 
+def takes_any_name(schema: Any) -> bool:
+    """Return whether a schema clearly takes any string: Zod writes one for the names of records."""
+    if not isinstance(schema, Mapping):
+        return schema is True
+    types = schema.get("type", "string")
+    return schema.keys() <= {"type", "format"} and "string" in (
+        types if isinstance(types, list) else [types]
+    )
+
+
 def only_names(names: Any) -> Any:
     """Return a list of names; of one with something else in it, that alone.
 

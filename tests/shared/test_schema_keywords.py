@@ -12,6 +12,7 @@ from arkloop.shared.catalog import client_tools
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.json_schema import InvalidSchema, JsonSchema, measured
 from arkloop.shared.runs import agent_limits, form_replies
+from arkloop.worker.contract.argument_schema import ArgumentSchema
 from tests.processor_time import is_within
 
 #: Far above what a bounded check takes, far below what an unbounded one does.
@@ -234,6 +235,54 @@ def test_the_first_name_that_does_not_fit_suffices() -> None:
 
     assert is_within(SECONDS, refused)
     assert 1 == len(found[0])
+
+
+NAMES = {"propertyNames": {"maxLength": 1}}
+
+
+@pytest.mark.parametrize("part", [NAMES, {"allOf": [NAMES] * 40}, {"anyOf": [NAMES] * 9}])
+@pytest.mark.parametrize("fields", [0, 100])
+def test_no_errors_of_names_take_long(part: dict[str, Any], fields: int) -> None:
+    """All of them are looked for as long as the copies of the object stay few."""
+    schema = JsonSchema({**part, "properties": {f"field_{number}": {} for number in range(fields)}})
+
+    def refused() -> None:
+        for number in (10, 20, 40, 80, 160, 320, 480, 640, 1_280):
+            value = {f"n{name}": 0 for name in range(number)}
+            assert schema.errors(value, schema.weight * measured(value, 10_000))
+
+    assert is_within(2 * SECONDS, refused)
+
+
+@pytest.mark.parametrize(
+    ("names", "size"),
+    [
+        ({"type": "string"}, 20),
+        ({"type": ["string", "null"], "title": "Name", "format": "email"}, 20),
+        (True, 20),
+        ({}, 20),
+        ({"enum": ["a", "b"]}, 20),
+        ({"type": "string"}, 60),
+    ],
+)
+def test_all_that_is_wrong_with_usual_arguments_is_named(names: Any, size: int) -> None:
+    """Zod writes `propertyNames` for each record: no name of a string that is any is refused."""
+    line = {name: {"type": kind} for name, kind in (("sku", "string"), ("price", "number"))}
+    order: dict[str, Any] = {
+        "title": {"type": "string"},
+        "priority": {"type": "integer"},
+        "due": {"type": "string"},
+        "labels": {"type": "object", "propertyNames": names},
+        "lines": {"items": {"type": "object", "properties": line, "required": [*line]}},
+    }
+    schema = ArgumentSchema({"type": "object", "properties": order, "required": [*order]})
+    lines = [{"sku": "x", "price": 1}] * size
+
+    assert [
+        "Missing argument 'due'.",
+        "Missing argument 'title'.",
+        "The argument 'priority' must be of type integer.",
+    ] == sorted(schema.errors({"priority": "high", "labels": {"a": "b"}, "lines": lines}))
 
 
 @pytest.mark.parametrize(
