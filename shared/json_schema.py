@@ -7,7 +7,6 @@ What cannot be checked within bounds is left out.
 
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -23,6 +22,7 @@ from arkloop.shared.schema_keywords import (
     takes_any_name,
     takes_longer,
 )
+from arkloop.shared.schema_patterns import OPTIONS, folded_classes, is_supported
 from arkloop.shared.schema_pointers import parts_of, pointer_to, target_of
 
 #: Of a schema whose references are replaced; 8 characters of plain data count as one.
@@ -48,16 +48,6 @@ _MAX_WORK_FOR_ALL = 20_000
 _MAX_COPIED = 250_000
 
 _MAX_REASON_CHARACTERS = 240
-
-#: Linear in the length of the text and in the size of the pattern; sizes in bytes.
-_PATTERNS = jsonschema_rs.RegexOptions(size_limit=16_384, dfa_size_limit=16_384)
-
-#: Or may: after `x`, space may stand between the characters of a pattern, as in `( ?i:`.
-_IGNORES_CASE = re.compile(r"\(\?[a-zA-Z]*[ix]")
-#: A class by property, or a range in one that ends beyond ASCII, or in a comment after `x`.
-_WIDE_CLASS = re.compile(r"\\[pP]|-\s*(?:#|\\[xuU]|[^\x00-\x7f])")
-#: Wide within brackets.
-_NEGATED_CLASS = re.compile(r"\\[DSW]")
 
 _OLD_DRAFTS = ("draft-04", "draft-06", "draft-07")
 _SCHEMA = (
@@ -139,13 +129,14 @@ class JsonSchema:
         if work <= self._most_for_all:
             return list(validator.iter_errors(value))
         # The library finds all errors of each alternative only to tell that none of them fits.
-        rebuilt = self._rebuilt if with_patterns else None
-        brief = _compiled(rebuilt or _Rebuilding(self._schema, 0).result, is_brief=True)
+        most = MAX_PATTERNS if with_patterns else 0
+        brief = _Rebuilding(self._schema, most, is_brief=True).result
         try:
-            brief.validate(value)
+            _compiled(brief, is_brief=True).validate(value)
+            validator.validate(value)
         except ValidationError as error:
             return [error]
-        return []
+        raise AssertionError("the value is not valid")
 
     def matched_characters(self, value: Any, most: int) -> int:
         """Count the characters that patterns may have to match in a value; stop beyond `most`.
@@ -203,14 +194,6 @@ class JsonSchema:
                 yield from ((inner, item) for item in items)
 
 
-def _folded_classes(pattern: str) -> int:
-    """Count the classes of a pattern to which the other case of many characters is added."""
-    if not _IGNORES_CASE.search(pattern):
-        return 0
-    within = min(pattern.count("["), len(_NEGATED_CLASS.findall(pattern)))
-    return len(_WIDE_CLASS.findall(pattern)) + within
-
-
 def _compiled(schema: dict[str, Any], *, is_brief: bool = False) -> Validator:
     """Compile a rebuilt schema, on request without the errors within alternatives."""
     keywords: dict[str, Any] = {"uniqueItems": UniqueItems}
@@ -222,7 +205,7 @@ def _compiled(schema: dict[str, Any], *, is_brief: bool = False) -> Validator:
         schema,
         validate_formats=False,
         offline=True,
-        pattern_options=_PATTERNS,
+        pattern_options=OPTIONS,
         mask="the value",
         keywords=keywords,
     )
@@ -234,10 +217,13 @@ class _Rebuilding:
     `more` is what it weighs beyond its nodes.
     """
 
-    def __init__(self, root: Mapping[str, Any], max_patterns: int) -> None:
+    def __init__(
+        self, root: Mapping[str, Any], max_patterns: int, *, is_brief: bool = False
+    ) -> None:
         self.nodes = self.more = self.pattern_weight = self._unevaluated = 0
         self._root = root
         self._max_patterns = max_patterns
+        self._is_brief = is_brief
         self._targets: dict[str, Any] = {}  # of references: to read a long one takes a while
         self._weights: dict[str, int] = {}  # of patterns, likewise
         #: In characters, of which each may take 4 µs to compile: 64 more for any pattern, and 1,000
@@ -281,11 +267,15 @@ class _Rebuilding:
         self._unevaluated -= looks_twice
         if "patternProperties" in node and "patternProperties" not in rebuilt:
             rebuilt.pop("additionalProperties", None)
-        if len(self.left_out) > left_out:
+        is_lenient = len(self.left_out) > left_out
+        if is_lenient:
             for keyword in _STRICT:
                 rebuilt.pop(keyword, None)
-            if "oneOf" in rebuilt:
-                either = {"anyOf": rebuilt.pop("oneOf")}
+        # `alternatives` come after `unevaluated…` beside them, which refuses all if none fits.
+        is_late = self._is_brief and looks_twice
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in rebuilt and (is_late or (is_lenient and keyword == "oneOf")):
+                either = {"anyOf" if is_lenient else keyword: rebuilt.pop(keyword)}
                 self.patterned[id(either)] = either
                 rebuilt["allOf"] = [*rebuilt.get("allOf", ()), either]
         if self.pattern_weight > patterns:
@@ -340,17 +330,13 @@ class _Rebuilding:
 
     def _can_match(self, pattern: str) -> bool:
         if pattern not in self._weights:
-            self._weights[pattern] = 1 + len(pattern) // 1_000 + _folded_classes(pattern)
+            self._weights[pattern] = 1 + len(pattern) // 1_000 + folded_classes(pattern)
         weight = self._weights[pattern]
         if self.pattern_weight + weight > self._max_patterns:
             return False
         self.pattern_weight += weight
         self.pattern_lengths.append(64 + len(pattern) % 1_000 + 1_000 * (weight - 1))
-        try:
-            jsonschema_rs.validator_for({"pattern": pattern}, pattern_options=_PATTERNS)
-        except ValueError:
-            return False
-        return True
+        return is_supported(pattern)
 
     def _count(self, nodes: int) -> None:
         self.nodes += nodes

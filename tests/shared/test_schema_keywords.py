@@ -310,3 +310,40 @@ def test_the_first_error_of_a_large_value_is_named(
     [found] = misfit([*good, bad], schema)
     assert "property 'a.9000" in found
     assert why in found
+
+
+def kind(name: str) -> dict[str, Any]:
+    properties = {"kind": {"const": name}, name: INTEGER}
+    return {"properties": properties, "required": [*properties]}
+
+
+@pytest.mark.parametrize("more", [{}, {"allOf": [{"required": ["kind"]}]}, {"pattern": "^a"}])
+@pytest.mark.parametrize("keyword", ["anyOf", "oneOf"])
+def test_properties_of_alternatives_are_not_named_where_none_fits(
+    keyword: str, more: dict[str, Any]
+) -> None:
+    """A model that repairs the value would remove those that are required."""
+    either = {keyword: [kind("a"), kind("b")], "unevaluatedProperties": False, **more}
+    schema = {"type": "object", "properties": {"a": {"items": either}}}
+    good: list[Any] = [{"kind": "a", "a": 1}] * 1_000
+    place = "property 'a.1000': "
+
+    assert [] == misfit(good, schema)
+    assert (
+        f"{place}the value is not valid under"
+        in misfit([*good, {"kind": "a", "a": "1"}], schema)[0]
+    )
+    [unknown] = misfit([*good, {"kind": "a", "a": 1, "b": 2}], schema)
+    assert f"{place}Unevaluated properties are not allowed ('b' was unexpected)" in unknown
+
+
+def test_items_of_alternatives_are_not_named_where_none_fits() -> None:
+    """None of them is evaluated then."""
+    either = [{"prefixItems": [{"const": name}, INTEGER]} for name in "ab"]
+    part = {"items": {"anyOf": either, "unevaluatedItems": False}}
+    schema = {"type": "object", "properties": {"a": part}}
+    good: list[Any] = [["a", 1]] * 1_000
+
+    assert [] == misfit(good, schema)
+    assert "a.1000': the value is not valid under any" in misfit([*good, ["a", "1"]], schema)[0]
+    assert "a.1000': Unevaluated items are not allowed" in misfit([*good, ["a", 1, 1]], schema)[0]
