@@ -103,7 +103,7 @@ class JsonSchema:
         #: For each value: its nodes, of which some take longer than others.
         self.weight = rebuilding.nodes + rebuilding.more
         self.pattern_weight = rebuilding.pattern_weight
-        self.pattern_lengths: Sequence[int] = rebuilding.pattern_lengths
+        self.patterns: Sequence[str] = rebuilding.patterns
         self._patterned = rebuilding.patterned
         self._rebuilt = rebuilding.result if self._patterned else None
         self._most_for_all = _MAX_WORK_FOR_ALL
@@ -226,9 +226,7 @@ class _Rebuilding:
         self._is_brief = is_brief
         self._targets: dict[str, Any] = {}  # of references: to read a long one takes a while
         self._weights: dict[str, int] = {}  # of patterns, likewise
-        #: In characters, of which each may take 4 µs to compile: 64 more for any pattern, and 1,000
-        #: for each wide class of one that ignores case.
-        self.pattern_lengths: list[int] = []
+        self.patterns: list[str] = []
         self.left_out: list[str] = []
         self.restricts_names = False
         #: Rebuilt schemas with patterns in them, by id; kept, so that no other one gets the id.
@@ -335,7 +333,7 @@ class _Rebuilding:
         if self.pattern_weight + weight > self._max_patterns:
             return False
         self.pattern_weight += weight
-        self.pattern_lengths.append(64 + len(pattern) % 1_000 + 1_000 * (weight - 1))
+        self.patterns.append(pattern)
         return is_supported(pattern)
 
     def _count(self, nodes: int) -> None:

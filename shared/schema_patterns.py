@@ -1,6 +1,7 @@
 """Regular expressions of JSON Schemas: which are supported, and what takes long to compile."""
 
 import re
+from functools import lru_cache
 
 import jsonschema_rs
 
@@ -23,6 +24,16 @@ def folded_classes(pattern: str) -> int:
     return len(_WIDE_CLASS.findall(pattern)) + within
 
 
+def characters(pattern: str, *, is_known: bool) -> int:
+    """Count the characters of a pattern by how long it takes: each may take 8 µs.
+
+    A schema compiles it twice; only once if it `is_known` from another schema.
+    """
+    length = 64 + len(pattern)
+    return (length // 2 if is_known else length) + 1_000 * folded_classes(pattern)
+
+
+@lru_cache(maxsize=1_024)
 def is_supported(pattern: str) -> bool:
     """Return whether a pattern can be matched in linear time, and is not too large."""
     try:

@@ -6,6 +6,7 @@ A tool stays known while no worker is connected. The definition that was registe
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from arkloop.shared import portable_schema
+from arkloop.shared import portable_schema, schema_patterns
 from arkloop.shared.errors import InvalidRequest, WorkerToolNotFound
 from arkloop.shared.json_schema import MAX_NODES, MAX_PATTERNS, InvalidSchema, JsonSchema
 from arkloop.shared.storage import org_locks
@@ -105,15 +106,17 @@ def _check_count(tx: Transaction, org_id: UUID, pool: str, names: Collection[str
 
 def _check_schemas(tools: Sequence[Definition], changed: Sequence[Definition]) -> None:
     problems: dict[str, list[str]] = {}
-    nodes, patterns, too_large = 0, list[int](), "The schemas are too large together:"
+    nodes, characters, patterns = 0, 0, Counter[str]()
+    too_large = "The schemas are too large together:"
     for tool in changed:
         field = f"tools.{tools.index(tool)}.parameters"
         if nodes > MAX_NODES_TOGETHER:
             problems[field] = [f"{too_large} more than {MAX_NODES_TOGETHER:,} nodes."]
             break
-        if sum(patterns) > MAX_PATTERN_CHARACTERS_TOGETHER:
+        if characters > MAX_PATTERN_CHARACTERS_TOGETHER:
             most = f"{MAX_PATTERN_CHARACTERS_TOGETHER:,} characters"
-            problems[field] = [f"{too_large} {len(patterns)} patterns count as more than {most}."]
+            count = patterns.total()
+            problems[field] = [f"{too_large} {count} patterns count as more than {most}."]
             break
         try:
             schema = JsonSchema(tool.parameters)
@@ -124,7 +127,10 @@ def _check_schemas(tools: Sequence[Definition], changed: Sequence[Definition]) -
             nodes += MAX_NODES + len(json.dumps(tool.parameters)) // 4
         else:
             nodes += schema.nodes + added
-            patterns += schema.pattern_lengths
+            for pattern in {*schema.patterns}:  # a schema compiles an equal one for nothing
+                is_known = pattern in patterns
+                characters += schema_patterns.characters(pattern, is_known=is_known)
+            patterns.update(schema.patterns)
     if problems:
         raise InvalidRequest(**problems)
 
