@@ -30,7 +30,7 @@ pytestmark = [
 SENDS_AT_ONCE = """
 new MutationObserver((_, observer) => {
   const button = document.querySelector(".composer button[type=submit]:enabled")
-  if (button === null) return
+  if (button === null || button.ariaDisabled === "true") return
   observer.disconnect()
   button.click()
 }).observe(document, {attributes: true, childList: true, subtree: true})
