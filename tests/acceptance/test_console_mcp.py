@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_settings import press, row, signed_in
+from tests.acceptance.test_console_settings import press, row, signed_in, until_held
 from tests.caller import Caller
 from tests.closed_port import closed_port
 from tests.system import System
@@ -124,27 +124,39 @@ def test_an_outcome_that_takes_its_time_is_awaited(
 def test_tools_that_arrive_while_a_dialog_is_open_are_not_approved_by_it(
     context: BrowserContext, user: Caller, server: ToolReceiver
 ) -> None:
-    """A discovery ends meanwhile; the service gets the tools and hashes that were read before."""
+    """The service gets the tools and hashes that were shown when the dialog was opened, though the
+    response of a request that was sent before arrives meanwhile.
+    """
     config = user.made("/v1/mcp-configs", {"name": "archive", "url": server.url})
     path = f"**/v1/mcp-configs/{config['id']}"
     shown = {**config, "discovery_error": None, "tried_at": None}
     about = {"description": "Do it.", "parameters": {}, "is_approved": False, "is_present": True}
     about |= {"problem": None, "changed": False, "seen_at": config["created_at"]}
     tools = [{**about, "name": name, "hash": f"{name} 1"} for name in ("copy", "move")]
+    held: list[Route] = []
     sent: list[Any] = []
+
+    def hold_one(route: Route) -> None:
+        if shown["tried_at"] and not held:
+            held.append(route)
+        else:
+            route.fulfill(json=tools)
 
     def approve(route: Route) -> None:
         sent.append(route.request.post_data_json)
         route.fulfill(json=[])
 
     context.route(path, lambda route: route.fulfill(json=shown))
-    context.route(f"{path}/tools?*", lambda route: route.fulfill(json=tools))
+    context.route(f"{path}/tools?*", hold_one)
     context.route(f"{path}/tools:approve", approve)
     page = signed_in(context, user, f"/mcp/{config['id']}")
+    expect(page.get_by_role("button", name="Approve all 2")).to_be_visible()
+    shown["tried_at"] = config["created_at"]
+    until_held(page, held, 1)
     press(page, "Approve all 2")
     tools[1]["hash"] = "move 2"
     tools.append({**about, "name": "wipe", "hash": "wipe 1"})
-    shown["tried_at"] = config["created_at"]
+    held[0].fulfill(json=tools)
     expect(page.locator("tr", has_text="wipe")).to_be_visible()
     dialog = page.get_by_role("dialog", name="Approve 2 tools?")
     press(dialog, "Approve all")
