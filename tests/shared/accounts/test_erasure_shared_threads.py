@@ -24,6 +24,7 @@ from arkloop.shared.threads import thread_contexts as points
 from tests.clients import User
 from tests.end_users import ANN, BOB
 from tests.shared.runs.busy_thread import LATER, BusyThread
+from tests.shared.runs.delegated_runs import delegated
 from tests.shared.runs.test_endings import cancelled, completed
 from tests.shared.runs.test_queries import beside
 from tests.stored_deliveries import endpoint
@@ -355,3 +356,44 @@ def test_a_run_that_has_taken_another_s_message_leaves_it(thread: BusyThread) ->
     erase(thread)
 
     assert ["theirs", "Bob, too", "to Bob"] == kept(thread)
+
+
+@pytest.mark.parametrize("on_busy", ["enqueue", "steer"])
+def test_the_thread_of_a_sub_run_stays_that_of_its_end_user(
+    thread: BusyThread, on_busy: str
+) -> None:
+    """The server may send something for another one there, or a remark that the sub-run does not
+    take: that person has this run alone.
+    """
+    parent = thread.claim(thread.say("Bob asks", end_user_id=BOB).run_id)
+    child = delegated(thread.stored, parent)
+    below = BusyThread(thread.stored, child.thread_id)
+    claim = below.claim(child.run_id)
+    below.say("Ann asks", on_busy, end_user_id=ANN)
+    assert Outcome.ENDED == below.end(below.ending(completed, claim, "Bob's result"))
+    with below.stored.connections.reading() as sql:
+        of_ann = select(runs.c.id).where(runs.c.thread_id == below.id, runs.c.end_user_id == ANN)
+        below.answer(sql.execute(of_ann).scalar_one(), "to Ann")
+    assert ["Ann asks", "to Ann"] == exported(thread)
+
+    erase(thread)
+
+    assert ["Do it.", "Bob's result"] == kept(below)
+    assert ["Do it.", "Bob's result", "Bob asks"] == exported(thread, BOB)
+
+
+def test_a_sub_run_is_not_cancelled_with_what_waits_for_its_thread(thread: BusyThread) -> None:
+    """It is another end user's."""
+    parent = thread.claim(thread.say("Bob asks", end_user_id=BOB).run_id)
+    child = delegated(thread.stored, parent)
+    below = BusyThread(thread.stored, child.thread_id)
+    claim = below.claim(child.run_id)
+    below.say("Ann waits", end_user_id=ANN)
+
+    with pytest.raises(RunsGoOn):
+        erase(thread)
+    sweep.sweep(thread.stored.connections)
+    erase(thread)
+
+    assert Outcome.ENDED == below.end(below.ending(completed, claim, "Bob's result"))
+    assert ["Do it.", "Bob's result"] == kept(below)

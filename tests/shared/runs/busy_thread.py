@@ -24,11 +24,11 @@ LATER = datetime(2090, 1, 1, tzinfo=UTC)
 
 
 class BusyThread:
-    """A thread; what happens in it happens by the product's own functions."""
+    """A thread, by default a new one; what happens in it happens by the product's own functions."""
 
-    def __init__(self, stored: StoredRuns) -> None:
+    def __init__(self, stored: StoredRuns, thread_id: UUID | None = None) -> None:
         self.stored = stored
-        self.id = stored.thread()
+        self.id = thread_id or stored.thread()
         self._create = RunCreator(stored.connections, stored.catalog())
         self._end = RunEnder(stored.connections)
         self.claims: dict[UUID, Claim] = {}
