@@ -186,35 +186,35 @@ class UIMessageFold:
         self._parts.append(dict(chunk))
 
     def _add_to_call(self, chunk: Chunk) -> None:
-        match chunk:
-            case {"type": "tool-input-start", "toolCallId": call_id}:
-                self._call(chunk).update(state="input-streaming", rawInput="")
-            case {"type": "tool-input-delta", "toolCallId": call_id}:
-                self._find(call_id)["rawInput"] += chunk["inputTextDelta"]
-            case {"type": "tool-input-available"}:
-                call = self._call(chunk)
+        """Change the part of a call; nothing without one, where the event that made it is lost."""
+        is_input = chunk["type"] in ("tool-input-start", "tool-input-available")
+        call = self._call(chunk) if is_input else self._find(chunk)
+        if call is None:
+            return
+        match chunk["type"]:
+            case "tool-input-start":
+                call.update(state="input-streaming", rawInput="")
+            case "tool-input-delta":
+                call["rawInput"] += chunk["inputTextDelta"]
+            case "tool-input-available":
                 call.pop("rawInput", None)
                 call.update(state="input-available", input=chunk["input"])
-            case {"type": "tool-approval-request", "toolCallId": call_id}:
-                approval = {"id": chunk["approvalId"]}
-                self._find(call_id).update(state="approval-requested", approval=approval)
-            case {"type": "tool-approval-response", "approvalId": request_id}:
-                [call] = [p for p in self._parts if p.get("approval", {}).get("id") == request_id]
+            case "tool-approval-request":
+                call.update(state="approval-requested", approval={"id": chunk["approvalId"]})
+            case "tool-approval-response":
                 call["state"] = "approval-responded"
                 call["approval"].update(
                     {name: chunk[name] for name in ("approved", "reason") if name in chunk}
                 )
-            case {"type": "tool-output-available", "toolCallId": call_id}:
-                call = self._find(call_id)
+            case "tool-output-available":
                 call.update(state="output-available", output=chunk["output"])
                 call["providerExecuted"] = chunk.get("providerExecuted", call["providerExecuted"])
-            case {"type": "tool-output-error", "toolCallId": call_id}:
-                call = self._find(call_id)
+            case "tool-output-error":
                 call.setdefault("input", None)  # of incomplete arguments
                 call.update(state="output-error", errorText=chunk["errorText"])
                 call["providerExecuted"] = chunk.get("providerExecuted", call["providerExecuted"])
-            case {"type": "tool-output-denied", "toolCallId": call_id}:
-                self._find(call_id)["state"] = "output-denied"
+            case "tool-output-denied":
+                call["state"] = "output-denied"
 
     def _call(self, chunk: Chunk) -> dict[str, Any]:
         """Return the part of a call in the current step, which is made if there is none."""
@@ -227,6 +227,11 @@ class UIMessageFold:
         call["providerExecuted"] = chunk["providerExecuted"]
         return call
 
-    def _find(self, call_id: str) -> dict[str, Any]:
-        """Return the last part of a call, in whatever step."""
-        return next(p for p in reversed(self._parts) if p.get("toolCallId") == call_id)
+    def _find(self, chunk: Chunk) -> dict[str, Any] | None:
+        """Return the last part of a chunk's call, in whatever step; None if there is none."""
+        if "toolCallId" in chunk:
+            own = (p for p in reversed(self._parts) if p.get("toolCallId") == chunk["toolCallId"])
+        else:
+            asked = chunk["approvalId"]
+            own = (p for p in self._parts if p.get("approval", {}).get("id") == asked)
+        return next(own, None)

@@ -1,5 +1,6 @@
 """Messages of a chat that were sent by another protocol, and those of long runs."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,11 +9,15 @@ from uuid import UUID
 import pytest
 from sqlalchemy import delete, event
 
-from arkloop.api.protocols import projection
+from arkloop.api.protocols import call_ids, projection
+from arkloop.api.protocols.ai_sdk_dialects import Dialect
+from arkloop.api.protocols.ai_sdk_messages import assistant_message
+from arkloop.shared.events.stored_events import StoredEvent
 from arkloop.shared.events.types import MessageDelta
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.events import run_events
 from tests.api.protocols import ui_chats
+from tests.api.protocols.recorded_runs import NAMES, RUN_ID, events_of
 from tests.api.protocols.said import with_earlier_lines
 from tests.api.protocols.ui_chats import shown
 from tests.clients import User
@@ -104,3 +109,20 @@ def test_short_runs_are_read_with_one_connection(alice: User, stored: StoredRuns
         assert ["abc", "f"] == texts_of(alice, chat)
 
     assert [3] == [len(loan) for loan in loans if loan]
+
+
+@pytest.mark.parametrize("version", ["5.0.0", "6.0.0", "7.0.0", "7.0.70"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_lost_an_event_is_shown(name: str, version: str) -> None:
+    """All messages of its chat could not be loaded otherwise; parts of other calls stay."""
+    dialect = Dialect.of(version)
+    assert dialect is not None
+    recorded = events_of(name)
+    events = [StoredEvent(one["seq"], one["type"], json.dumps(one)) for one in recorded]
+    whole = assistant_message(RUN_ID, events, dialect)["parts"]
+    for lost in recorded:
+        left = [one for one in events if one.seq != lost["seq"]]
+        parts = assistant_message(RUN_ID, left, dialect)["parts"]
+        if lost["type"] == "tool.call":
+            call_id = call_ids.shown(RUN_ID, lost["data"]["tool_call_id"])
+            assert all(part in parts for part in whole if part.get("toolCallId") != call_id)
