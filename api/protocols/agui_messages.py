@@ -60,9 +60,9 @@ class RunMessages:
         return next((str(function["name"]) for function in self._functions(call_id)), None)
 
     def change_arguments(self, call_id: str, arguments: str) -> bool:
-        """Set the arguments of a call; returns False if they are what it has."""
-        function = next(self._functions(call_id))
-        if _parsed(function["arguments"]) == _parsed(arguments):
+        """Set the arguments of a call; returns False if they are what it has, or it is unknown."""
+        function = next(self._functions(call_id), None)
+        if function is None or _parsed(function["arguments"]) == _parsed(arguments):
             return False
         function["arguments"] = arguments
         return True

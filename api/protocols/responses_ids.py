@@ -7,6 +7,9 @@ begins after the run has waited n times.
 The `call_id` of a function call is not the run's id of it, which other runs of the conversation may
 have, too: clients keep calls by `call_id` alone, and some send no ids of items. Nor does it contain
 that one: OpenAI takes at most 64 characters, and others no dots.
+
+Calls whose own events are lost begin with the event by which the run waits for their results: the
+ids of their items have a number behind it, and their `call_id` is the run's.
 """
 
 import re
@@ -16,7 +19,7 @@ from uuid import UUID
 from arkloop.shared.ids import parse_id
 
 _RESPONSE = re.compile("resp_([0-9a-f]{32})(?:_([1-9][0-9]{0,8}))?")
-_ITEM = re.compile("(?:msg|rs|fc|mcp|mcpr|call)_([0-9a-f]{32})_([0-9]{1,19})")
+_ITEM = re.compile("(?:msg|rs|fc|mcp|mcpr|call)_([0-9a-f]{32})_([0-9]{1,19})(?:_[1-9][0-9]{0,3})?")
 
 
 class ResponseId(NamedTuple):

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from arkloop.api.protocols import responses_ids
 from arkloop.api.protocols.projection import arguments_text
-from arkloop.api.protocols.responses_ids import ItemId
 from arkloop.api.protocols.responses_object import Object
 
 SERVER_LABEL = "arkloop"
@@ -193,12 +191,14 @@ class ResponseOutput:
 
     # ---- what the client is asked for ----
 
-    def function_call(self, seq: int, call: Mapping[str, Any]) -> Iterator[bytes]:
+    def function_call(
+        self, seq: int | str, call_id: str, call: Mapping[str, Any]
+    ) -> Iterator[bytes]:
         text = arguments_text(call["arguments"])
         item = {
             "type": "function_call",
             "status": "in_progress",
-            "call_id": responses_ids.call_id(ItemId(self._run_id, seq)),
+            "call_id": call_id,
             "name": call["name"],
             "arguments": "",
         }
@@ -242,7 +242,7 @@ class ResponseOutput:
 
     # ---- frames ----
 
-    def _open(self, prefix: str, seq: int, item: Object) -> tuple[_Item, bytes]:
+    def _open(self, prefix: str, seq: int | str, item: Object) -> tuple[_Item, bytes]:
         """Add an item to the output; returns it, and the frame that says so."""
         item = {"id": f"{prefix}_{self._run_id.hex}_{seq}", **item}
         opened = _Item(self._indices, item)

@@ -72,8 +72,7 @@ class ResponseProjection:
         if self.asked is None or self.asked["data"]["kind"] != "tool_results":
             return {}
         own = [call["tool_call_id"] for call in self.client_calls(self.asked["data"])]
-        items = (ItemId(self._facts.run_id, self._calls[id_].seq) for id_ in own)
-        shown = map(responses_ids.call_id, items)
+        shown = map(self._shown_id, own)
         return {**dict(zip(own, own, strict=True)), **dict(zip(shown, own, strict=True))}
 
     @property
@@ -232,15 +231,24 @@ class ResponseProjection:
         yield from self._output.suspend_tools()
         match data["kind"]:
             case "tool_results":
-                for call in self.client_calls(data):
-                    seq = self._calls[call["tool_call_id"]].seq
-                    yield from self._output.function_call(seq, call)
-            case "tool_confirmation":
+                for number, call in enumerate(self.client_calls(data), 1):
+                    known = self._calls.get(call["tool_call_id"])
+                    seq = f"{event['seq']}_{number}" if known is None else known.seq
+                    shown_id = self._shown_id(call["tool_call_id"])
+                    yield from self._output.function_call(seq, shown_id, call)
+            case "tool_confirmation" if data["tool_call_id"] in self._calls:
                 to_approve = self._calls[data["tool_call_id"]]
                 yield from self._output.approval(event["seq"], to_approve)
-            case _:
+            case _:  # also the approval of a call whose event is lost: its prompt names the tool
                 yield from self._output.question(event["seq"], _question(data))
         yield self._finish(event, "completed", status="completed")
+
+    def _shown_id(self, call_id: str) -> str:
+        """Return the `call_id` of a call; the run's own id if the event that made it is lost."""
+        call = self._calls.get(call_id)
+        if call is None:
+            return call_id
+        return responses_ids.call_id(ItemId(self._facts.run_id, call.seq))
 
     def _lifecycle(self, kind: str) -> bytes:
         return self._output.frame(f"response.{kind}", response=self.response())

@@ -4,27 +4,41 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 from flask import Flask
 from sqlalchemy import delete
 
+from arkloop.api.protocols.agui_projection import AguiProjection
 from arkloop.api.protocols.projection import projected
+from arkloop.api.protocols.responses_projection import ResponseProjection
 from arkloop.api.streaming import sse
 from arkloop.shared.errors import EventsLost
 from arkloop.shared.events import event_log
-from arkloop.shared.events.types import RunWaitingForInput
+from arkloop.shared.events.types import RunWaitingForInput, ToolCallRequested
 from arkloop.shared.ids import new_id
+from arkloop.shared.runs import claims
+from arkloop.shared.runs.states import ResultSource
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.times import now, rfc3339
-from tests.api.protocols.recorded_runs import project_all
+from tests.api.protocols import (
+    test_agui_projection,
+    test_agui_runs,
+    test_responses_input,
+    test_responses_projection,
+)
+from tests.api.protocols.recorded_runs import NAMES, events_of, project_all
+from tests.api.protocols.test_agui_runs import SAID
+from tests.api.protocols.test_responses_input import MODEL, output
 from tests.api.streaming.followed_runs import FollowedRun
 from tests.clients import User
 from tests.stored_runs import StoredRuns
 
 OPENING = sse.HELLO + sse.RETRY
 DONE = b"data: [DONE]\n\n"
+PATH = "/v1/responses"
 
 
 class Doubled:
@@ -225,3 +239,115 @@ def test_a_cancel_that_was_carried_out_is_not_refused(alice: User, run: Followed
     shown = first.json or {}
     assert ("incomplete", "events_lost") == (shown["status"], shown["incomplete_details"]["reason"])
     assert "cancelled" == run.stored.state(run.id)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_part_of_a_run_is_folded_without_an_event(name: str) -> None:
+    """The rest is used where it is enough, as to take the client's reply."""
+    events = events_of(name)
+    for lost in events:
+        left = [one for one in events if one is not lost]
+        for waits in range(4):
+            response = ResponseProjection(test_responses_projection.FACTS, waits)
+            part = AguiProjection(test_agui_projection.FACTS, waits)
+            for projection in (response, part):
+                projection.opening()
+                project_all(left, projection)
+            asked = response.asked["data"] if response.asked is not None else {}
+            own = {call["tool_call_id"] for call in response.client_calls(asked)}
+            assert own == set(response.asked_calls.values())
+            assert response.response()["output"] or response.asked is None
+
+
+def lose_calls(stored: StoredRuns, run_id: UUID) -> None:
+    with stored.connections.transaction() as tx:
+        is_lost = (run_events.c.run_id == run_id) & (run_events.c.type == ToolCallRequested.type)
+        tx.sql.execute(delete(run_events).where(is_lost))
+
+
+def test_a_run_that_lost_its_calls_is_given_their_results(alice: User, stored: StoredRuns) -> None:
+    """Its own ids of them are enough; those that clients have are of the events that are lost."""
+    run_id, calls = test_responses_input.calling(stored, alice, "c", "d")
+    lose_calls(stored, run_id)
+    body = {**MODEL, "previous_response_id": f"resp_{run_id.hex}"}
+
+    by_events = alice.post(PATH, {**body, "input": [output(calls[0]["call_id"])]})
+    by_own_ids = alice.post(PATH, {**body, "input": [output("c"), output("d")]})
+
+    assert (400, True) == (by_events.status_code, "which the run has as c" in by_events.text)
+    assert 200 == by_own_ids.status_code, by_own_ids.text
+    assert f"resp_{run_id.hex}_1" == (by_own_ids.json or {})["id"]
+
+
+def test_a_response_asks_for_calls_that_were_lost_before_it(
+    alice: User, stored: StoredRuns
+) -> None:
+    """It is sent as any other, so that its client can send what the run waits for."""
+    tool = {"type": "function", "name": "t", "parameters": {"type": "object"}}
+    made = alice.post(PATH, {**MODEL, "input": "Hello", "tools": [tool]}).json or {}
+    run = FollowedRun(stored, stored.held(UUID(made["id"].removeprefix("resp_"))))
+    calls = [{"tool_call_id": id_, "name": "t", "arguments": {}} for id_ in ("c", "d")]
+    with stored.connections.transaction() as tx:
+        for id_ in ("c", "d"):
+            claims.begin_tool_call(tx, run.claim, id_, ResultSource.CLIENT)
+    stored.write(run.claim, *(ToolCallRequested(**call) for call in calls))
+    wait(run)
+    at_end = replace(run.claim, last_seq=stored.last_seq(run.id))
+    stored.park(at_end, new_id(), kind="tool_results", calls=calls)
+    lose_calls(stored, run.id)
+
+    asking = alice.get(f"{PATH}/{made['id']}_1")
+    items = (asking.json or {})["output"]
+    outputs = [output(item["call_id"]) for item in items]
+    given = alice.post(PATH, {**MODEL, "input": [*items, *outputs]})
+
+    assert ["c", "d"] == [item["call_id"] for item in items]
+    assert 2 == len({item["id"] for item in items})
+    assert (200, f"{made['id']}_2") == (given.status_code, (given.json or {}).get("id")), given.text
+
+
+def test_an_approval_of_a_lost_call_is_a_question(alice: User, stored: StoredRuns) -> None:
+    """Its prompt names the tool, and the answer to it is the decision."""
+    run = FollowedRun.of(stored)
+    stored.write(run.claim, ToolCallRequested("c", "refund", {"eur": 50}))
+    wait(run)
+    at_end = replace(run.claim, last_seq=stored.last_seq(run.id))
+    asked = {"kind": "tool_confirmation", "prompt": "Allow the call of refund?"}
+    stored.park(at_end, new_id(), **asked, tool_call_id="c")
+    lose_calls(stored, run.id)
+    id_ = f"resp_{run.id.hex}"
+
+    asking = alice.get(f"{PATH}/{id_}_1")
+    given = alice.post(PATH, {**MODEL, "previous_response_id": f"{id_}_1", "input": "yes"})
+
+    [message] = (asking.json or {})["output"]
+    assert "Allow the call of refund?" == message["content"][0]["text"]
+    assert (200, f"{id_}_2") == (given.status_code, (given.json or {}).get("id")), given.text
+
+
+def test_a_cancel_of_a_run_that_lost_its_calls_is_shown(alice: User, stored: StoredRuns) -> None:
+    """Its object has what is known of them."""
+    run_id, _ = test_responses_input.calling(stored, alice, "c", "d")
+    lose_calls(stored, run_id)
+
+    cancelled = alice.post(f"{PATH}/resp_{run_id.hex}/cancel")
+
+    assert 200 == cancelled.status_code, cancelled.text
+    shown = cancelled.json or {}
+    assert "events_lost" == shown["incomplete_details"]["reason"]
+    assert [("c", "t"), ("d", "t")] == [(one["call_id"], one["name"]) for one in shown["output"]]
+    assert "cancelled" == stored.state(run_id)
+
+
+def test_a_reply_is_taken_though_calls_before_it_are_lost(alice: User, stored: StoredRuns) -> None:
+    """What it replies to is known; the stream after it is broken off."""
+    run_id = test_agui_runs.asking(alice, stored, "c")
+    lose_calls(stored, run_id)
+    sent = [SAID, test_agui_runs.turn(run_id, "c"), test_agui_runs.result(run_id, "c")]
+    test_agui_runs.send(alice, *sent).close()
+    stored.park(stored.held(run_id), request_id := new_id())
+    entry = {"interruptId": str(request_id), "status": "resolved", "payload": "Oslo"}
+
+    resumed = test_agui_runs.send(alice, SAID, resume=[entry])
+
+    assert (200, "queued") == (resumed.status_code, stored.state(run_id)), resumed.text
