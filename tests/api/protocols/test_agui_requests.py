@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from arkloop.api.protocols.agui import INPUT
 from tests.api.protocols.test_agui_runs import SAID, TOOL, newest, send
 from tests.clients import User, details_of
 from tests.stored_runs import StoredRuns
@@ -53,3 +54,15 @@ def test_a_context_that_is_refused_is_named(
 
     assert (422, ["context"]) == (response.status_code, list(details_of(response)))
     assert why in response.text
+
+
+@pytest.mark.parametrize("name", sorted(set(INPUT["properties"]) - set(INPUT["required"])))
+def test_a_member_may_be_null(alice: User, name: str) -> None:
+    """The protocol has it so; clients that check what they send do it by the description."""
+    body = {"threadId": "chat-1", "runId": "r-1", "messages": [SAID], name: None}
+
+    for path in ("/v1/agui", "/v1/agui/connect"):
+        response = alice.post(path, json=body)
+        assert 200 == response.status_code, response.text
+        response.close()
+    assert "null" in INPUT["properties"][name]["type"]
