@@ -256,7 +256,11 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def _run_messages(entry: Entry) -> Iterator[Message]:
-    """Yield the messages that the stream of a run has had, under the same ids."""
+    """Yield the messages that the stream of a run has had, under the same ids.
+
+    Reasoning between pieces of a turn's text has a message of its own in the stream. Here all of
+    the turn is in the first one: turns are folded without the places of their text.
+    """
     assert entry.turns is not None
     run_id: UUID = entry.row.id
     valid = [turn for turn in entry.turns.shown() if "output_errors" not in turn]
