@@ -4,7 +4,8 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_settings import press, signed_in
+from tests.acceptance.test_console_losses import hold
+from tests.acceptance.test_console_settings import press, signed_in, until_held
 from tests.caller import Caller
 
 pytestmark = [
@@ -116,3 +117,39 @@ def test_what_is_read_stays_where_it_is_below_one_short_older_message(
     after = read.bounding_box()
     assert before and after
     assert abs(after["y"] - before["y"]) < 5
+
+
+#: Says in another tab that a thread has changed, as the tab in which somebody writes does.
+ANNOUNCE = """id => {
+  const channel = new BroadcastChannel("arkloop.threads")
+  channel.postMessage({ thread_id: id })
+  channel.close()
+}"""
+
+
+def test_no_message_is_missing_after_a_late_page_of_older_ones(
+    context: BrowserContext, user: Caller
+) -> None:
+    """What is shown begins further down by then, as more was said than a page has."""
+    thread = user.thread(*(f"Message {number}." for number in range(45)))
+    page, other = signed_in(context, user, f"/threads/{thread}"), context.new_page()
+    other.goto(f"{user.url}/console")
+    said = page.locator(".said")
+    older = page.get_by_role("button", name="Earlier messages")
+    expect(said.first).to_have_text("Message 15.")
+    held = hold(context, "**/timeline?*before=*")
+    older.click()
+    until_held(page, held, 1)
+    for number in range(45, 80):
+        user.say(thread, f"Message {number}.")
+    other.evaluate(ANNOUNCE, thread)
+    expect(said.first).to_have_text("Message 50.")
+    held[0].continue_()
+    context.unroute("**/timeline?*before=*")
+    expect(older).not_to_have_attribute("aria-busy", "true")
+    for count in (60, 80):
+        older.click()
+        expect(said).to_have_count(count)
+
+    expect(said).to_have_text([f"Message {number}." for number in range(80)])
+    expect(older).to_have_count(0)

@@ -211,8 +211,11 @@ export class Conversation {
 
   /** Load the page before the oldest entry. */
   async loadOlder() {
-    if (this.view.older === null) return
-    const { rows, next } = await page(`threads/${segment(this.threadId)}/timeline`, { limit: PAGE, before: this.view.older })
+    const { older } = this.view
+    if (older === null) return
+    const { rows, next } = await page(`threads/${segment(this.threadId)}/timeline`, { limit: PAGE, before: older })
+    // The thread was read again, and what is shown begins elsewhere: messages between would be missing.
+    if (this.view.older !== older) return
     const entries = [...this.view.entries]
     const [first] = entries
     const last = rows.at(-1)
