@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_losses import hold
+from tests.acceptance.test_console_losses import TIMELINE, hold
 from tests.acceptance.test_console_settings import go, press, signed_in, until, until_held
 from tests.caller import Caller
 from tests.system import System
@@ -240,3 +240,83 @@ def test_fields_of_a_form_are_sent_only_if_somebody_filled_them_in(
     user.ended(run_id)
     [result] = [event["data"] for event in user.events(run_id) if event["type"] == "tool.result"]
     assert filled == json.loads(result["output"])
+
+
+def refuse_streams(route: Route) -> None:
+    error = {"code": "limits.streams", "message": "Too many streams.", "details": {}}
+    route.fulfill(status=429, headers={"Retry-After": "600"}, json=error)
+
+
+def without_stream(context: BrowserContext, user: Caller) -> tuple[str, Page]:
+    """Open the thread of a run that asks a question, and that no stream brings news of."""
+    context.route("**/v1/threads/*/events*", refuse_streams)
+    question = {"question": "Which colour?", "options": ["red", "blue"]}
+    run_id = user.run({"tool": "ask_user", "args": question}, {"say": "Thanks."})
+    user.until(run_id, "phase", "waiting")
+    page = signed_in(context, user, f"/threads/{user.get_run(run_id)['thread_id']}")
+    expect(page.get_by_text("What happens meanwhile is shown later.")).to_be_visible()
+    return run_id, page
+
+
+def test_a_reply_that_no_stream_reports_closes_its_box(
+    context: BrowserContext, user: Caller
+) -> None:
+    """The thread is read again; until then the box says so, and takes no second reply."""
+    run_id, page = without_stream(context, user)
+    held = hold(context, TIMELINE)
+    ask = page.locator(".ask")
+    press(ask, "blue")
+    until_held(page, held, 1)
+    expect(ask.get_by_role("status")).to_have_text("Your reply was sent.")
+    for button in ask.get_by_role("button").all():
+        expect(button).to_be_disabled()
+    user.ended(run_id)
+    held[0].continue_()
+
+    expect(ask).to_have_count(0)
+    expect(page.locator(".run .markdown")).to_have_text(["Thanks."])
+
+
+def test_a_late_reply_closes_its_box(context: BrowserContext, user: Caller) -> None:
+    """Somebody else has answered, of which no stream has said anything."""
+    run_id, page = without_stream(context, user)
+    assert user.answer(run_id, "red").is_success
+    user.ended(run_id)
+    press(page.locator(".ask"), "blue")
+
+    expect(page.locator(".run .markdown")).to_have_text(["Thanks."])
+    expect(page.locator(".ask")).to_have_count(0)
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+@pytest.mark.parametrize("end", ["none", "refusal"])
+def test_a_reply_closes_its_box_while_the_stream_is_opened_again(
+    context: BrowserContext, user: Caller, end: str
+) -> None:
+    """The page calls a stream live that has just ended: it reads the thread once that is not
+    opened, and otherwise a few seconds after the reply.
+    """
+    streams: list[Route] = []
+
+    def serve(route: Route) -> None:
+        streams.append(route)
+        if len(streams) == 1:
+            route.fulfill(status=200, content_type="text/event-stream", body=": ping\n\n")
+        elif len(streams) > 2:
+            refuse_streams(route)
+
+    context.route("**/v1/threads/*/events*", serve)
+    question = {"question": "Which colour?", "options": ["red", "blue"]}
+    run_id = user.run({"tool": "ask_user", "args": question}, {"say": "Thanks."})
+    user.until(run_id, "phase", "waiting")
+    page = signed_in(context, user, f"/threads/{user.get_run(run_id)['thread_id']}")
+    until_held(page, streams, 2)
+    page.wait_for_timeout(1_500)  # a box that has moved takes no click for a second
+    ask = page.locator(".ask")
+    press(ask, "blue")
+    expect(ask.get_by_role("status")).to_have_text("Your reply was sent.")
+    if end == "refusal":
+        refuse_streams(streams[1])
+
+    expect(ask).to_have_count(0, timeout=2_000 if end == "refusal" else 10_000)
+    user.ended(run_id)

@@ -102,7 +102,8 @@ export function Chat({ id, onChange, onDelete }) {
       ${shown.map((entry) => drawn.of(entry, canRetry && entry === last, () => entry.type === "message"
         ? html`<${Message} key=${`m${entry.id}`} entry=${entry} />`
         : html`<${Run} key=${`r${entry.run_id}`} run=${entry} canRetry=${canRetry && entry === last} waitsForThread=${waits(entry)}
-            onCancel=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.cancel(entry.run_id, sending)} onRetry=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.retry(sending)} onStale=${() => void talk.load()} />`))}
+            onCancel=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.cancel(entry.run_id, sending)} onRetry=${(/** @type {import("../lib/api.js").Sending} */ sending) => talk.retry(sending)}
+            onReply=${() => talk.onReply(entry.pending_input?.request_id)} onStale=${() => void talk.load()} />`))}
       ${view.sending.map((one) => html`<${Said} key=${`s${one.key}`} sending=${one} />`)}
     </${Scroll}>
     ${view.connection === "offline" && html`<p class="connection" role="status">No connection. What happens meanwhile is shown when it is back.</p>`}

@@ -9,6 +9,8 @@ const PAGE = 30
 const FRAME_MS = 16
 /** The pause between two looks at whether a run has ended that was cancelled. */
 const STOPPED_MS = 500
+/** For how long a stream that seems to be live may say nothing of a reply. */
+const REPLIED_MS = 3_000
 const TERMINAL = ["completed", "failed", "cancelled"]
 
 /**
@@ -68,6 +70,8 @@ export class Conversation {
     this.loads = 0
     /** The runs that have begun since a message was sent, with their messages. @type {Set<string>} */
     this.begun = new Set()
+    /** The requests that were answered here since a reply was last looked for. @type {Set<string>} */
+    this.replied = new Set()
     this.onElsewhere = (/** @type {MessageEvent} */ { data }) => {
       if (data.thread_id === this.threadId) void this.load()
     }
@@ -135,7 +139,10 @@ export class Conversation {
     this.stopFollowing = follow(cursor, {
       path: (after) => `threads/${segment(this.threadId)}/events${after ? `?after=${encodeURIComponent(after)}` : ""}`,
       onFrame: (frame) => this.receive(frame),
-      onState: (connection, limit = "") => this.update({ connection, limit }),
+      onState: (connection, limit = "") => {
+        this.update({ connection, limit })
+        if (connection !== "live") this.loadReplied()
+      },
       onRefused: (error) => {
         if (error.status === 404 || error.status === 403) {
           this.update({ error })
@@ -170,6 +177,21 @@ export class Conversation {
     const isEnd = TERMINAL.some((status) => event.type === `run.${status}`)
     // The event does not say whether the run that it names has replaced this one.
     if (isEnd && (event.data.superseded_by || this.view.entries.slice(index).some((entry) => entry.type === "message"))) void this.load()
+  }
+
+  /** Read the thread after a reply that no stream reports. @param {string} requestId */
+  onReply(requestId) {
+    this.replied.add(requestId)
+    // A connection that is cut or silent is called live for a while.
+    if (this.view.connection === "live") setTimeout(() => this.loadReplied(), REPLIED_MS)
+    else this.loadReplied()
+  }
+
+  /** Read the thread if something is shown as open that was answered. */
+  loadReplied() {
+    const isShown = this.view.entries.some((entry) => entry.type === "run" && this.replied.has(entry.pending_input?.request_id))
+    this.replied.clear()
+    if (isShown && !this.isClosed) void this.load()
   }
 
   /** Append a run that begins, with the messages that it answers. @param {any} data @param {string} createdAt */

@@ -62,10 +62,10 @@ const textOf = (content) => parts(content).map((part) => part.text ?? "").join("
 
 /**
  * @param {{run: import("./fold.js").RunEntry, canRetry: boolean, waitsForThread: boolean, onCancel: (sending: import("../lib/api.js").Sending) => Promise<void>,
- *   onRetry: (sending: import("../lib/api.js").Sending) => Promise<void>, onStale: () => void}} props
- *   `onStale` is called if the stream does not say what the run waits for
+ *   onRetry: (sending: import("../lib/api.js").Sending) => Promise<void>, onReply: () => void, onStale: () => void}} props
+ *   `onReply` is called after a reply, and `onStale` if the stream does not say what the run waits for
  */
-export function Run({ run, canRetry, waitsForThread, onCancel, onRetry, onStale }) {
+export function Run({ run, canRetry, waitsForThread, onCancel, onRetry, onReply, onStale }) {
   const action = useAction()
   // The element of an entry is kept, and what it offers depends on the role.
   useStore(roleReads)
@@ -84,7 +84,7 @@ export function Run({ run, canRetry, waitsForThread, onCancel, onRetry, onStale 
     ${run.phase === "cancelling" && html`<p class="thinking" role="status"><span class="pulse"></span>Cancelling</p>`}
     ${run.pending_input && html`<${PendingInput} key=${run.pending_input.request_id} runId=${run.run_id} pending=${withArguments(run)}
       createdBy=${run.created_by_user_id} place=${String(progress)}
-      onDone=${run.pending_input.kind === "tool_results" ? onStale : undefined} onStale=${onStale} />`}
+      onDone=${run.pending_input.kind === "tool_results" ? onStale : onReply} onStale=${onStale} />`}
     ${run.status === "failed" && html`<${Failure} run=${run} />`}
     ${run.status === "cancelled" && html`<p class="ending">Cancelled</p>`}
     ${run.status === "completed" && run.stop_reason && run.stop_reason !== "stop" && html`<p class="ending">Ended early: ${words(run.stop_reason)}</p>`}

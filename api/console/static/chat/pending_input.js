@@ -21,7 +21,7 @@ export const Place = createContext("")
 
 /**
  * The box for the open request of a run. It goes when the run's events say that there is an answer,
- * from any person or client.
+ * from any person or client; until then it takes no other one after its own.
  * @param {{runId: string, pending: any, createdBy: string, creator?: string, place?: string, isListed?: boolean, onDone?: () => void,
  *   onStale?: () => void}} props `creator` is the name of `createdBy`, whose run it is; `place` changes when the box may have moved; a box that `isListed` gets no arguments that are long; `onStale` is
  *   called if the run waits for something else than is shown
@@ -29,6 +29,7 @@ export const Place = createContext("")
 export function PendingInput({ runId, pending, createdBy, creator, place = "", isListed = false, onDone, onStale }) {
   const action = useAction()
   const [isNew, setNew] = useState(true)
+  const [isAnswered, setAnswered] = useState(false)
   const around = useContext(Place)
   // Arguments that come later, and calls that need no result any more, move the buttons within the box.
   const size = `${pending.arguments === undefined} ${pending.calls?.map((/** @type {any} */ call) => call.arguments === undefined)}`
@@ -46,25 +47,32 @@ export function PendingInput({ runId, pending, createdBy, creator, place = "", i
   const answer = (/** @type {string | object} */ content) => action.run(async (sending) => {
     const text = typeof content === "string" ? content : JSON.stringify(content)
     // The run's events may say that it is answered before the response does, and this box goes.
-    await post(`runs/${segment(runId)}/input`, { content: text, request_id: pending.request_id }, sending).finally(() => void countWaiting())
+    await post(`runs/${segment(runId)}/input`, { content: text, request_id: pending.request_id }, sending).finally(() => void countWaiting()).catch((error) => {
+      if (isLate(error)) onStale?.()
+      throw error
+    })
+    setAnswered(true)
     forgetReply(pending.request_id)
     onDone?.()
   })
   const Form = { tool_confirmation: Approval, question: Question, form: Form_, authorization: Authorization, tool_results: Results }[
     /** @type {"question"} */ (pending.kind)] ?? Question
-  const isLate = action.error instanceof ApiError && ["input.stale", "runs.not_waiting", "runs.not_active"].includes(action.error.code)
   const isOwn = mayWrite(createdBy)
   const canReply = may("data.runs.write") && isOwn
   return html`<section class="ask" tabindex="-1" aria-label=${`The run waits for ${canReply ? "you" : "a reply"}`}>
-    ${canReply ? html`<div role="group" aria-label="Reply" aria-disabled=${isNew || undefined} onClickCapture=${onClick}>
+    ${canReply ? html`<fieldset aria-label="Reply" disabled=${isAnswered} aria-disabled=${isNew || undefined} onClickCapture=${onClick}>
       <${Form} pending=${pending} runId=${runId} missing=${isListed ? TOO_LONG : NOT_LOADED} answer=${answer} isBusy=${action.isBusy}
-        onDone=${onDone} onStale=${onStale} /></div>`
+        onDone=${onDone} onStale=${onStale} /></fieldset>`
       : html`<p>${plain(pending.prompt)}</p>
         ${!isOwn && html`<p class="faint">Only ${creator ? html`<${Foreign} text=${creator} /> or an admin` : "the member whose run it is, or an admin,"} can answer.</p>`}`}
-    ${isLate ? html`<p class="note" role="alert">This was answered elsewhere, or its time is over.</p>` : html`<${Problem} error=${action.error} />`}
+    ${isAnswered && html`<p class="note" role="status">Your reply was sent.</p>`}
+    ${isLate(action.error) ? html`<p class="note" role="alert">This was answered elsewhere, or its time is over.</p>` : html`<${Problem} error=${action.error} />`}
     <p class="faint ask-until" aria-live="off">${expiry(pending.on_expiry)} <${Time} at=${pending.expires_at} /></p>
   </section>`
 }
+
+/** Return whether a reply was refused because the run does not wait for it any more. @param {unknown} error */
+const isLate = (error) => error instanceof ApiError && ["input.stale", "runs.not_waiting", "runs.not_active"].includes(error.code)
 
 /** Return what happens at a request's time; null: that is not known yet. @param {"continue" | undefined | null} then */
 const expiry = (then) => then === null ? "The time to answer ends" : `Without an answer the run ${then === "continue" ? "continues" : "ends"}`
