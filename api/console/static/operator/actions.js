@@ -2,9 +2,10 @@
 import { get, post, segment } from "../lib/api.js"
 import { brief, words } from "../lib/format.js"
 import { html, useState } from "../lib/html.js"
+import { SignedOut } from "../lib/refusals.js"
 import { Confirm } from "../settings/parts.js"
 import { Icon } from "../ui/icons.js"
-import { Button, Dialog, Foreign, Id, Loading, Problem, Time, useAction, useRead } from "../ui/parts.js"
+import { Button, Dialog, Foreign, Id, Loading, Problem, SentAgain, Time, useNextSession, useRead, useSending } from "../ui/parts.js"
 
 /** What came of queueing a run again, for people. @type {Record<string, string>} */
 const OUTCOMES = {
@@ -14,31 +15,55 @@ const OUTCOMES = {
   ended: "has ended.",
 }
 
+/** @typedef {{isBusy: boolean, error: unknown}} Requeuing */
+
 /**
- * Offer the actions of a list of runs.
+ * Offer the actions of a list of runs. What came of one is in the row of its run, or in `notes` if the list has none any more.
+ * @param {any[] | null | undefined} rows
  * @param {() => void} reload
  * @returns {{cell: (row: {run_id: string}) => any, notes: any, dialogs: any}}
  */
-export function useRunActions(reload) {
-  const [said, setSaid] = useState("")
+export function useRunActions(rows, reload) {
+  const [said, setSaid] = useState({ id: "", text: "" })
+  /** By the ids of the runs. */
+  const [requeuing, setRequeuing] = useState(/** @type {Record<string, Requeuing>} */ ({}))
   const [explaining, setExplaining] = useState(/** @type {string | null} */ (null))
   const [cancelling, setCancelling] = useState(/** @type {string | null} */ (null))
-  const doing = useAction()
-  const requeue = (/** @type {string} */ id) => doing.run(async (sending) => {
-    const done = await post(`operator/runs/${segment(id)}:requeue`, undefined, sending)
-    setSaid(`Run ${brief(id)} ${OUTCOMES[done.outcome] ?? done.outcome}`)
-    reload()
-  })
+  const mark = (/** @type {string} */ id, /** @type {Requeuing} */ one) => setRequeuing((before) => ({ ...before, [id]: one }))
+  const clear = () => {
+    setSaid({ id: "", text: "" })
+    setRequeuing((before) => Object.fromEntries(Object.entries(before).filter(([, one]) => one.isBusy)))
+  }
+  // Of the page, not of a row: a run that is queued leaves the list, maybe before the response.
+  const { signal } = useSending(() => {})
+  const requeue = async (/** @type {string} */ id) => {
+    clear()
+    mark(id, { isBusy: true, error: null })
+    try {
+      const onRetry = () => mark(id, { isBusy: true, error: new SentAgain() })
+      const done = await post(`operator/runs/${segment(id)}:requeue`, undefined, { signal, onRetry })
+      mark(id, { isBusy: false, error: null })
+      setSaid({ id, text: `Run ${brief(id)} ${OUTCOMES[done.outcome] ?? done.outcome}` })
+      reload()
+    } catch (error) {
+      mark(id, { isBusy: false, error })
+    }
+  }
+  useNextSession(Object.values(requeuing).find(({ error }) => error instanceof SignedOut)?.error, clear)
   const cancel = async (/** @type {string} */ id, /** @type {import("../lib/api.js").Sending} */ sending) => {
     await post(`operator/runs/${segment(id)}:cancel`, undefined, sending)
-    setSaid(`Run ${brief(id)} is cancelled.`)
+    setSaid({ id, text: `Run ${brief(id)} is cancelled.` })
     reload()
   }
   const cell = (/** @type {{run_id: string}} */ { run_id: id }) => html`
     <${Button} kind="quiet" class="small" aria-label=${`Why is run ${brief(id)} here?`} onClick=${() => setExplaining(id)}>Why?</${Button}>
-    <${Button} class="small" icon="retry" busy=${doing.isBusy} aria-label=${`Requeue run ${brief(id)}`} onClick=${() => requeue(id)}>Requeue</${Button}>
-    <${Button} kind="quiet" class="small danger-text" aria-label=${`Cancel run ${brief(id)}`} onClick=${() => setCancelling(id)}>Cancel</${Button}>`
-  const notes = html`<div role="status">${said && html`<p class="note">${said}</p>`}</div><${Problem} error=${doing.error} />`
+    <${Button} class="small" icon="retry" busy=${requeuing[id]?.isBusy} aria-label=${`Requeue run ${brief(id)}`} onClick=${() => requeue(id)}>Requeue</${Button}>
+    <${Button} kind="quiet" class="small danger-text" aria-label=${`Cancel run ${brief(id)}`} onClick=${() => { clear(); setCancelling(id) }}>Cancel</${Button}>
+    <${Problem} error=${requeuing[id]?.error} />
+    ${said.id === id && html`<p class="note" role="status">${said.text}</p>`}`
+  const hasRow = (/** @type {string} */ id) => rows?.some((row) => row.run_id === id)
+  const notes = html`<div role="status">${said.text && !hasRow(said.id) && html`<p class="note">${said.text}</p>`}</div>
+    ${Object.entries(requeuing).filter(([id]) => !hasRow(id)).map(([id, { error }]) => html`<${Problem} key=${id} error=${error} />`)}`
   const dialogs = html`
     ${explaining && html`<${Why} id=${explaining} onClose=${() => setExplaining(null)} />`}
     ${cancelling && html`<${Confirm} title="Cancel this run?" action="Cancel run" onClose=${() => setCancelling(null)} run=${(/** @type {import("../lib/api.js").Sending} */ sending) => cancel(cancelling, sending)}>

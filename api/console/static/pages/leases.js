@@ -10,7 +10,7 @@ import { Badge, Empty, Foreign, Head, Time, useInterval } from "../ui/parts.js"
 export function Page({ params }) {
   const workerId = params.get("worker_id") ?? ""
   const list = useList("operator/leases", { worker_id: workerId || null, limit: 50 })
-  const { cell, notes, dialogs } = useRunActions(() => void list.reload())
+  const { cell, notes, dialogs } = useRunActions(list.rows, () => void list.reload())
   useInterval(list.refresh, 5_000, [list.refresh])
   return html`<${Head} title="Leases" />
     <div class="page">

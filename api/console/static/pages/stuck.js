@@ -22,7 +22,7 @@ const SILENT = /** @type {[string, string][]} */ ([["60", "1 minute"], ["600", "
 export function Page({ params }) {
   const limits = { queued_seconds: params.get("queued_seconds") ?? "60", silent_seconds: params.get("silent_seconds") ?? "600" }
   const { data, error, reload, refresh } = useRead((signal) => get("operator/stuck-runs", limits, signal), [JSON.stringify(limits)])
-  const { cell, notes, dialogs } = useRunActions(reload)
+  const { cell, notes, dialogs } = useRunActions(data?.items, reload)
   useInterval(refresh, 5_000, [])
   const isPart = data?.items.length >= MOST
   const set = (/** @type {Partial<typeof limits>} */ changed) => go("/stuck", { ...limits, ...changed }, { replace: true })

@@ -52,7 +52,7 @@ export function Time({ at }) {
 export const Foreign = ({ text, class: name }) => html`<bdi class=${name}>${plain(text)}</bdi>`
 
 /** In the place of an error while a change is sent again. */
-class SentAgain {}
+export class SentAgain {}
 
 /** @param {{error: unknown, onRetry?: () => void}} props */
 export function Problem({ error, onRetry }) {
