@@ -1,5 +1,6 @@
 """The console's forms in a real Chromium, and the fields that they send."""
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -7,9 +8,10 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.served_later import serve_budgets
 from tests.acceptance.test_browser import needs_chromium
-from tests.acceptance.test_console_losses import hold
+from tests.acceptance.test_console_losses import hold, refused
 from tests.acceptance.test_console_settings import go, press, row, signed_in, until_held
 from tests.caller import Caller
+from tests.clients import PASSWORD
 
 pytestmark = [
     pytest.mark.browser,
@@ -286,3 +288,24 @@ def test_what_could_not_be_read_after_a_change_is_not_shown_as_it_was(page: Page
 
     expect(page.get_by_text("$2.00")).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_form_forgets_an_ended_session_after_the_next_sign_in(page: Page, user: Caller) -> None:
+    """It keeps what was typed, and can be sent."""
+    press(page, "Create key")
+    form = page.get_by_role("dialog", name="Create an API key")
+    form.get_by_label("Name").fill("Kept")
+    page.clock.set_fixed_time(datetime.now().astimezone() + timedelta(hours=1))
+    refuse = refused(401)
+    page.route("**/v1/auth/refresh", refuse)
+    press(form, "Create key")
+    expect(form.get_by_role("alert")).to_contain_text("Your session has ended.")
+    page.unroute("**/v1/auth/refresh", refuse)
+    again = page.get_by_role("dialog", name="Your session has ended")
+    again.get_by_label("User name or email").fill(user.login)
+    again.get_by_label("Password").fill(PASSWORD)
+    press(again, "Sign in")
+    expect(again).to_have_count(0)
+
+    expect(form.get_by_role("alert")).to_have_count(0)
+    expect(form.get_by_label("Name")).to_have_value("Kept")

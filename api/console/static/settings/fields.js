@@ -2,7 +2,7 @@
 import { ApiError } from "../lib/api.js"
 import { parseWritten } from "../lib/exact.js"
 import { classes, html, useId, useState } from "../lib/html.js"
-import { Button, Field, Problem, useSending } from "../ui/parts.js"
+import { Button, Field, Problem, useNextSession, useSending } from "../ui/parts.js"
 
 /** @typedef {{values: Record<string, any>, set: (name: string, value: any) => void, errors: Record<string, string>,
  *   rest: unknown, isBusy: boolean, submit: (event: Event) => Promise<void>, isChanged: boolean}} Form */
@@ -28,6 +28,7 @@ export function useForm(initial, send) {
   const [rest, setRest] = useState(/** @type {unknown} */ (null))
   const [isBusy, setBusy] = useState(false)
   const sending = useSending(setRest)
+  useNextSession(rest, () => setRest(null))
   const set = (/** @type {string} */ name, /** @type {any} */ value) => {
     setValues((before) => ({ ...before, [name]: value }))
     setErrors(({ [name]: _, ...others }) => others)
