@@ -137,3 +137,32 @@ def test_joining_is_called_off_with_its_form(context: BrowserContext, user: Call
     page.get_by_label("Password").fill(PASSWORD)
     with page.expect_response("**/v1/auth/login"):
         press(page, "Sign in and join")
+
+
+@pytest.mark.parametrize("newer", [0, 45])
+def test_a_thread_that_was_deleted_before_it_was_called_off_leaves_the_list(
+    context: BrowserContext, owner: Caller, newer: int
+) -> None:
+    """The list is read again sooner than by its timer, also below its first page."""
+    owner.thread(title="Oldest")
+    thread_id = owner.thread(title="Old")
+    for number in range(newer):
+        owner.thread(title=f"Newer {number}")
+    page = signed_in(context, owner, f"/threads/{thread_id}")
+    region = page.get_by_role("region", name="Threads")
+    if newer:
+        press(region, "Older threads")
+    listed = region.get_by_text("Old", exact=True)
+    expect(listed).to_be_visible()
+    held: list[Route] = []
+    address = f"**/v1/threads/{thread_id}"
+    page.route(address, lambda route: held.append(route))
+    press(page, "Delete thread")
+    press(page.get_by_role("dialog"), "Delete")
+    until_held(page, held, 1)
+    press(page.get_by_role("dialog"), "Cancel")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    killed(held[0])
+
+    expect(listed).to_have_count(0, timeout=5_000)
+    expect(region.get_by_text("Oldest")).to_be_visible()

@@ -3,12 +3,12 @@
 import re
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
+from playwright.sync_api import APIResponse, BrowserContext, Locator, Page, Route, expect
 
 from tests.acceptance.test_browser import needs_chromium
 from tests.acceptance.test_console_fresh_lists import TICK, delivery, serve_pages
-from tests.acceptance.test_console_losses import hold
-from tests.acceptance.test_console_settings import signed_in, until_held
+from tests.acceptance.test_console_losses import hold, refused
+from tests.acceptance.test_console_settings import press, signed_in, until_held
 from tests.caller import Caller
 
 pytestmark = [
@@ -106,3 +106,62 @@ def test_a_late_reading_undoes_no_second_redelivery(context: BrowserContext, own
     page.wait_for_timeout(500)
 
     expect(rows.last).to_contain_text("delivered")
+
+
+def test_a_late_reading_brings_no_deleted_thread_back(
+    context: BrowserContext, owner: Caller
+) -> None:
+    """The timer has asked for the threads before."""
+    page = signed_in(context, owner, f"/threads/{owner.thread(title='Old')}")
+    listed = page.get_by_role("region", name="Threads").get_by_text("Old")
+    expect(listed).to_be_visible()
+    expect(page.get_by_text("Nothing said yet")).to_be_visible()
+    late: list[Route] = []
+    responses: list[APIResponse] = []
+    threads = re.compile(r"/v1/threads\?")
+
+    def keep(route: Route) -> None:
+        responses.append(route.fetch())
+        late.append(route)
+
+    context.route(threads, keep)
+    page.evaluate(TICK)
+    until_held(page, late, 1)
+    context.route(threads, refused(503))
+    press(page, "Delete thread")
+    press(page.get_by_role("dialog"), "Delete")
+    expect(listed).to_have_count(0)
+    for route, response in zip(late, responses, strict=True):
+        route.fulfill(response=response)
+    page.wait_for_timeout(500)
+
+    expect(listed).to_have_count(0)
+
+
+def test_older_threads_that_come_late_bring_no_deleted_thread_back(
+    context: BrowserContext, owner: Caller
+) -> None:
+    """They were asked for before one of them was deleted."""
+    owner.thread(title="Oldest")
+    thread_id = owner.thread(title="Old")
+    for number in range(45):
+        owner.thread(title=f"Newer {number}")
+    page = signed_in(context, owner, f"/threads/{thread_id}")
+    region = page.get_by_role("region", name="Threads")
+    late: list[Route] = []
+    responses: list[APIResponse] = []
+
+    def keep(route: Route) -> None:
+        responses.append(route.fetch())
+        late.append(route)
+
+    context.route(re.compile(r"/v1/threads\?.*before="), keep)
+    press(region, "Older threads")
+    until_held(page, late, 1)
+    press(page, "Delete thread")
+    press(page.get_by_role("dialog"), "Delete")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    late[0].fulfill(response=responses[0])
+
+    expect(region.get_by_text("Oldest")).to_be_visible()
+    expect(region.get_by_text("Old", exact=True)).to_have_count(0)

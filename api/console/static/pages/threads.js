@@ -1,12 +1,13 @@
 // The threads, and the conversation of one of them.
 import { Chat } from "../chat/chat.js"
 import { NewThread } from "../chat/new_thread.js"
-import { page } from "../lib/api.js"
+import { calledOff, page } from "../lib/api.js"
 import { brief } from "../lib/format.js"
 import { classes, html, useEffect, useRef, useState } from "../lib/html.js"
 import { order } from "../lib/order.js"
 import { href } from "../lib/router.js"
 import { may } from "../lib/session.js"
+import { useStore } from "../lib/store.js"
 import { Icon } from "../ui/icons.js"
 import { Button, Empty, Foreign, Loading, Problem, Time, useAction, useInterval, useNextSession } from "../ui/parts.js"
 
@@ -62,28 +63,48 @@ function useThreads(endUser) {
   const [error, setError] = useState(/** @type {unknown} */ (null))
   const shown = useRef(endUser)
   const [begin] = useState(order)
-  const reload = async () => {
+  /** The ids of threads that were deleted here. */
+  const deleted = useRef(/** @type {Set<string>} */ (new Set()))
+  /** @param {number} least the number of rows that are read: with 0 the first page, and what is shown after it stays */
+  const read = async (least) => {
     const filter = shown.current
     const isInTime = begin()
     const end = (/** @type {() => void} */ take) => {
       // Not under the name of another end user, who was chosen meanwhile.
       if (shown.current === filter && isInTime()) take()
     }
-    await page("threads", { limit: 40, end_user_id: filter }).then(
-      (found) => end(() => { setList((before) => renewed(before, found)); setError(null) }),
+    const pages = async () => {
+      const found = await page("threads", { limit: 40, end_user_id: filter })
+      while (found.next !== null && found.rows.length < least) {
+        const older = await page("threads", { limit: 40, end_user_id: filter, before: found.next })
+        found.rows.push(...older.rows)
+        found.next = older.next
+      }
+      return found
+    }
+    await pages().then(
+      (found) => end(() => { setList((before) => (least > 0 ? { ...found, isExtended: before.isExtended } : renewed(before, found))); setError(null) }),
       (problem) => end(() => setError(problem)),
     )
   }
+  const reload = () => read(0)
   const more = async () => {
     const found = await page("threads", { limit: 40, end_user_id: endUser, before: next }).catch((problem) => {
       if (shown.current === endUser) throw problem
       return null
     })
     if (found === null) return
+    const older = found.rows.filter((row) => !deleted.current.has(row.id))
     // Not behind other threads than those that it was asked for.
-    setList((before) => (before.next !== next ? before : { rows: [...(before.rows ?? []), ...found.rows], next: found.next, isExtended: true }))
+    setList((before) => (before.next !== next ? before : { rows: [...(before.rows ?? []), ...older], next: found.next, isExtended: true }))
   }
-  const onDelete = (/** @type {string} */ id) => setList((before) => ({ ...before, rows: before.rows?.filter((row) => row.id !== id) ?? null }))
+  const onDelete = (/** @type {string} */ id) => {
+    deleted.current.add(id)
+    setList((before) => ({ ...before, rows: before.rows?.filter((row) => row.id !== id) ?? null }))
+    // A list that was asked for before may still have the thread: it is late.
+    begin()()
+    void reload()
+  }
   useEffect(() => {
     shown.current = endUser
     setList(UNREAD)
@@ -92,6 +113,9 @@ function useThreads(endUser) {
   }, [endUser])
   useInterval(reload, 20_000, [endUser])
   useNextSession(error, reload)
+  const changes = useStore(calledOff)
+  // All rows that are shown: a thread that was deleted may be far down.
+  useEffect(() => void (changes > 0 && read(rows?.length ?? 0)), [changes])
   return { endUser, rows, next, error, reload, more, onDelete }
 }
 
