@@ -8,6 +8,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from arkloop.shared.accounts import suspensions
 from tests.acceptance.test_browser import needs_chromium
+from tests.acceptance.test_console_fresh_lists import delivery
 from tests.acceptance.test_console_settings import go, press, signed_in
 from tests.caller import Caller, script
 from tests.clients import PASSWORD
@@ -299,3 +300,68 @@ def test_many_refusals_do_not_read_the_role_each_time(
 
     assert page.evaluate(REFUSED, 6) > 5
     assert len(reads) in (1, 2)
+
+
+def test_a_member_publishes_no_persona(
+    context: BrowserContext, system: System, owner: Caller
+) -> None:
+    """A link leads to the form; its text would be refused once it is written."""
+    page = signed_in(context, system.colleague(owner), "/personas?publish=1")
+    for address in ("/personas?publish=1", "/personas/assistant?publish=1"):
+        go(page, address)
+        expect(page.locator("main")).to_contain_text("This requires the permission admin.")
+        expect(page.get_by_role("button", name="Publish")).to_have_count(0)
+    page.get_by_role("link", name="Back").click()
+
+    expect(page.get_by_role("table", name="Personas")).to_be_visible()
+
+
+def test_a_persona_is_published_by_a_member_who_is_an_admin_now(
+    context: BrowserContext, system: System, owner: Caller
+) -> None:
+    """The form comes without a reload where it was refused before."""
+    user = system.colleague(owner)
+    page = signed_in(context, user, "/personas?publish=1")
+    expect(page.get_by_text("You may not see this")).to_be_visible()
+    go(page, "/personas")
+    change_role(owner, user, "admin")
+    go(page, "/personas?publish=1")
+
+    expect(page.get_by_role("button", name="Publish")).to_be_visible(timeout=AGAIN_MS)
+
+
+def test_a_key_that_reads_no_threads_has_no_links_to_them(
+    context: BrowserContext, owner: Caller
+) -> None:
+    """The run and the inbox name the thread and the persona all the same."""
+    run_id = asking(owner)
+    thread_id = owner.get_run(run_id)["thread_id"]
+    page = with_key(context, owner, "data.runs.read")
+    expect(page.locator(".inbox-item")).to_contain_text("assistant")
+    links = page.locator("main a[href*='/threads/']")
+    assert 0 == links.count()
+    go(page, f"/runs/{run_id}")
+
+    expect(page.locator(".details")).to_contain_text(thread_id)
+    assert 0 == links.count()
+    owner.cancel(run_id)
+
+
+def test_a_key_that_reads_no_runs_has_no_links_to_what_requires_it(
+    context: BrowserContext, owner: Caller
+) -> None:
+    """The lists of threads and of deliveries name them all the same."""
+    owner.thread(title="Known")
+    body = {"url": "https://shop.example.com/hooks", "event_types": ["run.completed"]}
+    endpoint = owner.made("/v1/webhook-endpoints", body)
+    sent = {**delivery(0), "run_id": "5e0f0000-0000-7000-8000-000000000001"}
+    context.route("**/deliveries?*", lambda route: route.fulfill(json=[sent]))
+    page = with_key(context, owner, "data.threads.read", "admin")
+    links = page.locator("main").locator("a[href*='/threads/'], a[href*='/runs/']")
+    go(page, "/threads")
+    expect(page.get_by_text("Known")).to_be_visible()
+    assert 0 == links.count()
+    go(page, f"/webhooks/{endpoint['id']}")
+
+    expect(page.get_by_text("run …00000001")).to_be_visible()
+    assert 0 == links.count()

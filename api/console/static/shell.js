@@ -1,7 +1,7 @@
 // The frame of every page: navigation, theme, and who is signed in.
 import { classes, html, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState } from "./lib/html.js"
 import { go, href, match, route } from "./lib/router.js"
-import { readRole, roleReads } from "./lib/role.js"
+import { roleReads } from "./lib/role.js"
 import { isKey, logOut, may, me } from "./lib/session.js"
 import { useStore } from "./lib/store.js"
 import { PAGES } from "./pages.js"
@@ -145,8 +145,6 @@ function Theme() {
 
 /** @param {{section: string}} props */
 function Denied({ section }) {
-  // Somebody may have allowed it meanwhile.
-  useEffect(readRole, [])
   const title = PAGES.find((row) => row.path === `/${section}`)?.title ?? ""
   return html`<${Head} title=${title} /><div class="page"><${Forbidden} /></div>`
 }

@@ -5,6 +5,7 @@ import { brief } from "../lib/format.js"
 import { html, useEffect, useRef, useState } from "../lib/html.js"
 import { order } from "../lib/order.js"
 import { href } from "../lib/router.js"
+import { may } from "../lib/session.js"
 import { Button, Empty, explained, Foreign, Head, Loading, Problem, Time, useAction, useInterval } from "../ui/parts.js"
 import { countWaiting } from "../waiting.js"
 
@@ -81,7 +82,7 @@ export function Page() {
       ${rows?.length === 0 && !error && html`<${Empty} icon="inbox" title="Nothing waits for you">
         <p>Runs that need an approval or an answer appear here.</p></${Empty}>`}
       ${rows?.map((row) => html`<article key=${`${row.run_id}:${row.pending_input?.request_id}`} class="inbox-item">
-        <header><a href=${href(`/threads/${row.thread_id}`)}><${Foreign} text=${row.persona_id ?? "Run"} /></a>
+        <header><${Persona} row=${row} />
           ${row.end_user_id && html`<span class="tag"><${Foreign} text=${row.end_user_id} /></span>`}
           <span class="faint">${row.created_by_user_name && html`<${Foreign} text=${row.created_by_user_name} /> · `}<${Time} at=${row.created_at} /></span>
           <span class="grow"></span>
@@ -93,4 +94,10 @@ export function Page() {
       ${next && html`<${Button} class="more" busy=${more.isBusy} onClick=${() => more.run(older)}>More</${Button}>`}
       <${Problem} error=${more.error} />
     </div>`
+}
+
+/** The run's persona, as a link to the thread for people who may read that. @param {{row: any}} props */
+function Persona({ row }) {
+  const name = html`<${Foreign} text=${row.persona_id ?? "Run"} />`
+  return may("data.threads.read") ? html`<a href=${href(`/threads/${row.thread_id}`)}>${name}</a>` : name
 }

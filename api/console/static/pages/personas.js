@@ -5,7 +5,7 @@ import { go, href } from "../lib/router.js"
 import { Changes } from "../settings/diff.js"
 import { current } from "../settings/edits.js"
 import { AreaField, FieldError, FormBox, SelectField, TextField, jsonOf, namesOf, numberOf, useForm } from "../settings/fields.js"
-import { Facts, Failed, Name, Section, Table, isAdmin } from "../settings/parts.js"
+import { Facts, Failed, Forbidden, Name, Section, Table, isAdmin } from "../settings/parts.js"
 import { Data } from "../ui/json.js"
 import { Icon } from "../ui/icons.js"
 import { Badge, Code, Empty, Head, Loading, Problem, Time, useRead } from "../ui/parts.js"
@@ -30,6 +30,9 @@ export function Page({ name, params }) {
   useLayoutEffect(() => {
     if (data !== null && !isLoading && name !== undefined && !isFound) reload()
   }, [name, version, to])
+  if (params.get("publish") && !isAdmin()) {
+    return html`<${Head} title="Personas" back=${href("/personas")} /><div class="page"><${Forbidden} also=${["admin"]} /></div>`
+  }
   // The form is a parameter, because any part of the path can be the key of a persona.
   if (name === undefined && params.get("publish")) return html`<${Publish} key="" versions=${[]} onDone=${reload} />`
   if (data === null) {

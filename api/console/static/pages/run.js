@@ -58,7 +58,7 @@ function Run({ id }) {
   }
   const dataOf = (/** @type {string} */ type) => asked.filter((event) => event.type === type).map((event) => event.data)
   const actions = html`
-    <a class="button" href=${href(`/threads/${data.thread_id}`)}>Open thread</a>
+    ${may("data.threads.read") && html`<a class="button" href=${href(`/threads/${data.thread_id}`)}>Open thread</a>`}
     ${isActive && may("data.runs.write") && mayWrite(data.created_by_user_id) && html`<${Button} kind="danger" icon="stop" busy=${action.isBusy}
       onClick=${() => action.run(cancel)}>Cancel run</${Button}>`}`
   const problems = [action.error ?? problem, run.error && pauseAfter(run.error) === null ? run.error : null]
@@ -231,9 +231,10 @@ function Figures({ run }) {
 /** @param {{run: any}} props */
 function Details({ run }) {
   const metadata = Object.entries(run.metadata ?? {})
+  const thread = html`<code>${run.thread_id}</code>`
   const rows = [
     ["Run", html`<${Id} id=${run.run_id} />`],
-    ["Thread", html`<a href=${href(`/threads/${run.thread_id}`)}><code>${run.thread_id}</code></a>`],
+    ["Thread", may("data.threads.read") ? html`<a href=${href(`/threads/${run.thread_id}`)}>${thread}</a>` : thread],
     run.parent_run_id && ["Parent run", html`<a href=${href(`/runs/${run.parent_run_id}`)}><code>${run.parent_run_id}</code></a>`],
     run.superseded_by && ["Cancelled for", html`<a href=${href(`/runs/${run.superseded_by}`)}><code>${run.superseded_by}</code></a>`],
     ["Sub-runs", html`<a href=${href("/runs", { parent_run_id: run.run_id })}>Show</a>`],

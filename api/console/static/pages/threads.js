@@ -119,6 +119,9 @@ function useThreads(endUser) {
   return { endUser, rows, next, error, reload, more, onDelete }
 }
 
+/** A link, for people who may see where it leads. @param {{href: string | false, children: any, [other: string]: any}} props */
+const Row = ({ href: to, children, ...rest }) => (to ? html`<a href=${to} ...${rest}>${children}</a>` : html`<div>${children}</div>`)
+
 /** @param {{list: ReturnType<typeof useThreads>, current: string | undefined}} props */
 function ThreadList({ list, current }) {
   const more = useAction()
@@ -132,12 +135,12 @@ function ThreadList({ list, current }) {
     return html`<${Empty} icon="thread" title="No threads yet"><p>A thread is a conversation, to which clients post runs.</p></${Empty}>`
   }
   return html`${problem}<ul class="thread-list">${list.rows.map((thread) => html`<li key=${thread.id}>
-      <a href=${href(`/threads/${thread.id}`)} aria-current=${thread.id === current ? "true" : undefined}>
+      <${Row} href=${may("data.runs.read") && href(`/threads/${thread.id}`)} aria-current=${thread.id === current ? "true" : undefined}>
         <span class="thread-title">${thread.active_run_id && html`<span class="pulse" title="A run is active"><span class="sr">active</span></span>`}
           <${Foreign} text=${thread.title ?? `Thread ${brief(thread.id)}`} /></span>
         <span class="thread-meta"><span>${thread.end_user_id ? html`<${Foreign} text=${thread.end_user_id} />` : thread.is_private ? "Private" : ""}</span>
           <${Time} at=${thread.updated_at} /></span>
-      </a></li>`)}</ul>
+      </${Row}></li>`)}</ul>
     ${list.next && html`<${Button} class="more" busy=${more.isBusy} onClick=${() => more.run(list.more)}>Older threads</${Button}>`}
     <${Problem} error=${more.error} />`
 }

@@ -2,6 +2,7 @@
 import { get, isGone, patch, post, removeIfThere } from "../lib/api.js"
 import { html, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
+import { may } from "../lib/session.js"
 import { save } from "../settings/edits.js"
 import { AreaField, ChecksField, FormBox, TextField, useForm } from "../settings/fields.js"
 import { Confirm, Facts, Failed, Listing, Name, Secret, Section, isAdmin, useList } from "../settings/parts.js"
@@ -117,7 +118,7 @@ function Endpoint({ id, state }) {
 /** @param {(delivery: any) => void} show @param {Redelivery} redeliver @returns {import("../settings/parts.js").Column[]} */
 const deliveryColumns = (show, redeliver) => [
   { title: "Event", isTitle: true, cell: (one) => html`<button type="button" class="link" onClick=${() => show(one)}>${one.type}</button>
-    ${one.run_id && html`<span class="sub"><a href=${href(`/runs/${one.run_id}`)}>run …${one.run_id.slice(-8)}</a></span>`}` },
+    ${one.run_id && html`<span class="sub"><${RunOf} id=${one.run_id} /></span>`}` },
   { title: "State", cell: (one) => html`<${Badge} status=${one.state} />` },
   { title: "Response", cell: (one) => html`${one.response_status ?? ""}${one.error && html`<span class="sub"> <${Name} text=${one.error} /></span>`}${one.response_status === null && !one.error && html`<span class="faint">none yet</span>`}` },
   { title: "Attempts", class: "number", cell: (one) => one.attempts },
@@ -125,6 +126,12 @@ const deliveryColumns = (show, redeliver) => [
   { title: "Next attempt", class: "nowrap", cell: (one) => one.state === "pending" ? html`<${Time} at=${one.next_attempt_at} />` : "–" },
   { title: "Actions", isHidden: true, cell: (one) => html`<${Redeliver} delivery=${one} redeliver=${redeliver} />` },
 ]
+
+/** As a link for people who may see the run. @param {{id: string}} props */
+function RunOf({ id }) {
+  const name = `run …${id.slice(-8)}`
+  return may("data.runs.read") ? html`<a href=${href(`/runs/${id}`)}>${name}</a>` : name
+}
 
 /** With its own error, which is in the row: the top of the page may be far away. @param {{delivery: any, redeliver: Redelivery}} props */
 function Redeliver({ delivery: { id, type }, redeliver }) {

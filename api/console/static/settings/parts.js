@@ -2,6 +2,7 @@
 import { ApiError, calledOff, page } from "../lib/api.js"
 import { classes, html, useEffect, useRef, useState } from "../lib/html.js"
 import { order } from "../lib/order.js"
+import { readRole } from "../lib/role.js"
 import { match, route } from "../lib/router.js"
 import { isKey, may, me } from "../lib/session.js"
 import { useStore } from "../lib/store.js"
@@ -120,11 +121,16 @@ export const Table = ({ label, columns, rows, id = (row) => row.id }) => html`<t
 export const Failed = ({ error, onRetry }) => error instanceof ApiError && error.status === 403
   ? html`<${Forbidden} />` : html`<${Problem} error=${error} onRetry=${onRetry} />`
 
-/** What the page at this address requires, and who gives it: to a key, nobody, but perhaps to whose key it is. */
-export function Forbidden() {
+/**
+ * What the page at this address requires, and who gives it: to a key, nobody, but perhaps to whose key it is.
+ * @param {{also?: string[]}} props `also` is what this part of the page requires
+ */
+export function Forbidden({ also = [] }) {
+  // Somebody may have allowed it meanwhile.
+  useEffect(readRole, [])
   const { path } = useStore(route)
   const row = PAGES.find((one) => match(one.path, path))
-  const required = [row?.permission ?? "admin", ...(row?.also ?? [])]
+  const required = [row?.permission ?? "admin", ...(row?.also ?? []), ...also]
   const permission = required.find((one) => !may(one)) ?? required[0]
   const isOfRole = permission === "admin" && me.get()?.role === "member"
   const way = permission === "operator" ? "Ask the operator of the service for it."
