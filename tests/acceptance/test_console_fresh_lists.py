@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +24,7 @@ pytestmark = [
 ]
 #: What the browser reports when somebody looks at the page again: its timers read at once.
 TICK = "document.dispatchEvent(new Event('visibilitychange'))"
+HOUR = timedelta(hours=1)
 ZERO = re.compile(r"^0$|\b0 alive")
 EMPTY_QUEUES = {"orgs": [], "classes": [], "measured_at": "2026-11-27T06:10:02.113Z"}
 
@@ -37,7 +39,7 @@ def lease(number: int) -> dict[str, Any]:
 def delivery(number: int) -> dict[str, Any]:
     state = {"state": "pending", "response_status": None, "error": None, "attempts": 1}
     at = "2026-11-27T06:10:02.113Z"
-    times = {"created_at": at, "next_attempt_at": at}
+    times = {"created_at": at, "next_attempt_at": datetime.now(UTC).isoformat()}
     return {"id": f"delivery-{number}", "type": "test", "run_id": None, **state, **times}
 
 
@@ -363,3 +365,33 @@ def test_a_role_that_is_not_given_is_not_shown(
     press(page.get_by_role("dialog"), "Cancel")
 
     expect(role).to_have_value("member")
+
+
+def test_deliveries_are_read_seldom_while_none_is_attempted(
+    context: BrowserContext, system: System, owner: Caller
+) -> None:
+    """The next attempt may be hours away, or wait for an earlier delivery; near it they are read
+    every three seconds.
+    """
+    context.clock.install()
+    now = datetime.now(UTC)
+    later = {**delivery(0), "next_attempt_at": (now + HOUR).isoformat()}
+    blocked = {**delivery(1), "next_attempt_at": (now - HOUR).isoformat()}
+    rows = opened(context, system, owner, "Deliveries")
+    page = rows.page
+    expect(page.get_by_role("heading", name="No deliveries")).to_be_visible()
+    serve_pages(context, "**/deliveries?*", [blocked, later])
+    press(page, "Send test")
+    expect(rows).to_have_count(2)
+    read = hold(context, "**/deliveries?*")
+    page.clock.fast_forward(20_000)
+    page.wait_for_timeout(500)
+    assert not read
+    later["next_attempt_at"] = datetime.now(UTC).isoformat()
+    page.clock.fast_forward(15_000)
+    until_held(page, read, 1)
+    read[0].fallback()
+    page.wait_for_timeout(500)
+    page.clock.fast_forward(3_000)
+
+    until_held(page, read, 2)

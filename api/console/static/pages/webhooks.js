@@ -1,6 +1,7 @@
 // Webhook endpoints, and what was delivered to them.
 import { get, isGone, patch, post, removeIfThere } from "../lib/api.js"
-import { html, useState } from "../lib/html.js"
+import { now } from "../lib/clock.js"
+import { html, useRef, useState } from "../lib/html.js"
 import { go, href } from "../lib/router.js"
 import { may } from "../lib/session.js"
 import { save } from "../settings/edits.js"
@@ -63,6 +64,13 @@ function Edit({ endpoint, onDone, onClose }) {
 /** @type {[string, string][]} */
 const STATES = [["", "All"], ["pending", "Pending"], ["delivered", "Delivered"], ["dead", "Dead"]]
 
+/** Deliveries are read often from this long before an attempt. */
+const SOON_MS = 5_000
+/** Until this long after its time: what is not attempted by then may wait for an earlier delivery of its run. */
+const OVERDUE_MS = 60_000
+/** Each reading has all rows that are shown: without an attempt to come, there is a pause between two. */
+const PAUSE_MS = 30_000
+
 /** @param {{id: string, state: string}} props */
 function Endpoint({ id, state }) {
   const path = `webhook-endpoints/${id}`
@@ -77,8 +85,19 @@ function Endpoint({ id, state }) {
     throw error
   })
   const close = () => { setOpen(null); reload() }
-  // Not while a dialog is open: it would go with the endpoint, before the response that says that it was deleted.
-  useInterval(() => { if (open === null && list.rows?.some((row) => row.state === "pending")) { list.refresh(); refresh() } }, 3_000, [list.rows, open])
+  const refreshedAt = useRef(Date.now())
+  const refreshBoth = () => {
+    const pending = list.rows?.filter((row) => row.state === "pending") ?? []
+    const isNear = (/** @type {number} */ ahead) => ahead > -OVERDUE_MS && ahead < SOON_MS
+    // Nothing is attempted at an endpoint that is disabled.
+    const isSoon = data?.enabled && pending.some((row) => isNear(Date.parse(row.next_attempt_at) - now()))
+    // Not while a dialog is open: it would go with the endpoint, before the response that says that it was deleted.
+    if (open !== null || pending.length === 0 || (!isSoon && Date.now() - refreshedAt.current < PAUSE_MS)) return
+    refreshedAt.current = Date.now()
+    list.refresh()
+    refresh()
+  }
+  useInterval(refreshBoth, 3_000, [list.rows, data?.enabled, open])
   if (data === null) {
     return html`<${Head} title="Webhook endpoint" back=${href("/webhooks")} /><div class="page">${error ? html`<${Failed} error=${error} onRetry=${reload} />` : html`<${Loading} />`}</div>`
   }
