@@ -182,3 +182,28 @@ def test_a_refused_answer_keeps_the_focus(context: BrowserContext, user: Caller)
 
     expect(option).to_be_focused()
     user.cancel(run_id)
+
+
+def test_an_open_navigation_keeps_the_focus(context: BrowserContext, user: Caller) -> None:
+    """In a narrow window it covers the page: Tab leads to nothing below it, and Esc back to its
+    button; once the window is wide, nothing of the page is covered.
+    """
+    page = signed_in(context, user, "/keys")
+    page.set_viewport_size({"width": 360, "height": 740})
+    button = page.get_by_role("button", name="Open navigation")
+    press_by_keyboard(button)
+    expect(page.locator(".scrim")).to_be_visible()
+    page.get_by_role("button", name="Sign out").focus()
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        assert not page.locator("main :focus").count()
+    page.get_by_role("link", name="Threads").focus()
+    page.keyboard.press("Escape")
+    expect(button).to_be_focused()
+
+    press_by_keyboard(button)
+    page.set_viewport_size({"width": 1280, "height": 800})
+    expect(page.locator(".scrim")).to_have_count(0)
+    create = page.get_by_role("button", name="Create key")
+    create.focus()
+    expect(create).to_be_focused()

@@ -12,6 +12,8 @@ import { Button, Empty, Foreign, Head, Loading } from "./ui/parts.js"
 import { waitingCount } from "./waiting.js"
 
 const GROUPS = /** @type {const} */ ([["work", ""], ["settings", "Settings"], ["operator", "Operator"]])
+/** As in the styles: the navigation covers the page. */
+const NARROW = matchMedia("(max-width: 760px)")
 
 export function Shell() {
   const { path, params } = useStore(route)
@@ -20,6 +22,12 @@ export function Shell() {
   const [isOpen, setOpen] = useState(false)
   const main = useRef(/** @type {HTMLElement | null} */ (null))
   const isFirst = useRef(true)
+  // People who use the keyboard or a screen reader continue in the page, of which they reach nothing while the navigation covers it.
+  const toMain = () => {
+    setOpen(false)
+    if (main.current) main.current.inert = false
+    main.current?.focus({ preventScroll: true })
+  }
   /** How far the page at each path was scrolled last. */
   const tops = useRef(/** @type {Map<string, number>} */ (new Map()))
   const found = PAGES.map((row) => ({ row, args: match(row.path, path) })).find(({ args }) => args !== null)
@@ -42,26 +50,35 @@ export function Shell() {
     if (!history.state?.isSeen) history.replaceState({ isSeen: true }, "")
   }, [params])
   useEffect(() => {
-    setOpen(false)
-    // Who uses the keyboard or a screen reader continues in the new page.
-    if (!isFirst.current) main.current?.focus({ preventScroll: true })
+    if (!isFirst.current) toMain()
     isFirst.current = false
   }, [section])
   useEffect(() => {
     if (!isOpen) return
-    const close = (/** @type {KeyboardEvent} */ event) => event.key === "Escape" && setOpen(false)
-    addEventListener("keydown", close)
-    return () => removeEventListener("keydown", close)
+    const close = () => setOpen(false)
+    const onKey = (/** @type {KeyboardEvent} */ event) => {
+      // It closes a dialog alone.
+      if (event.key !== "Escape" || document.querySelector("dialog[open]")) return
+      // Before what has the focus is hidden.
+      if (document.activeElement?.closest("#nav")) /** @type {HTMLElement | null} */ (document.querySelector("[aria-controls=nav]"))?.focus()
+      close()
+    }
+    addEventListener("keydown", onKey)
+    NARROW.addEventListener("change", close)
+    // It may have become wide before this effect.
+    if (!NARROW.matches) close()
+    return () => {
+      removeEventListener("keydown", onKey)
+      NARROW.removeEventListener("change", close)
+    }
   }, [isOpen])
   // Also where the link leads to another page of the same section, of which the effect above sees nothing.
   const onNav = (/** @type {any} */ event) => {
-    if (!isOpen || !event.target.closest("a")) return
-    setOpen(false)
-    main.current?.focus({ preventScroll: true })
+    if (isOpen && event.target.closest("a")) toMain()
   }
   const skip = (/** @type {Event} */ event) => {
     event.preventDefault()
-    main.current?.focus()
+    toMain()
   }
   const onScroll = (/** @type {any} */ event) => tops.current.set(path, event.currentTarget.scrollTop)
   return html`
@@ -78,7 +95,7 @@ export function Shell() {
         <${Account} />
       </nav>
       ${isOpen && html`<div class="scrim" onClick=${() => setOpen(false)}></div>`}
-      <main id="main" class="main" tabindex="-1" ref=${main} onScroll=${onScroll}>
+      <main id="main" class="main" tabindex="-1" inert=${isOpen} ref=${main} onScroll=${onScroll}>
         ${found && isDenied ? html`<${Denied} key=${path} section=${section} />` : found
           ? html`<${Loaded} key=${found.row.load.toString()} row=${found.row} args=${found.args} params=${params} />`
           : html`<${Empty} icon="alert" title="Page not found"><p>The console has no page at this address.</p>
