@@ -29,6 +29,10 @@ PAUSE_SECONDS = 0.5
 #: too slow on its way; those from 520 are Cloudflare's.
 AWAY = frozenset({408, 502, 503, 504, 520, 521, 522, 523, 524, 530})
 MAX_PAGE = 200
+#: Code of a repetition that arrives while the attempt before it is being carried out.
+IN_PROGRESS = "idempotency.in_progress"
+#: Statuses of refusals that the service makes before it looks for an attempt before.
+_BEFORE_LOOKUP = frozenset({401, 403, 429})
 #: Codes of an address that the service does not have.
 _NO_ENDPOINT = frozenset({"http.not_found", "http.method_not_allowed"})
 
@@ -47,6 +51,16 @@ class Refused(click.ClickException):
         self.status = status
         self.code = code
         self.details = details or {}
+        self.is_of_repetition = False
+
+    @property
+    def is_final(self) -> bool:
+        """True if the service has refused the request: else an attempt of it may be carried out."""
+        if not self.code or self.status in AWAY or self.code == IN_PROGRESS:
+            return False
+        if self.is_of_repetition and self.status in _BEFORE_LOOKUP:
+            return False
+        return 400 <= self.status < 500
 
 
 class Client:
@@ -116,6 +130,7 @@ class Client:
             Refused: any other answer; of an upload while there are too many, after some tries.
         """
         until = time.monotonic() + PATIENCE_SECONDS
+        is_repetition = False
         while True:
             try:
                 response = self.http.request(method, path, **kwargs)
@@ -127,7 +142,8 @@ class Client:
                 is_passing = is_away or (is_upload and _is_crowded(response))
                 if not is_passing or time.monotonic() > until:
                     self._answered = True
-                    return _successful(response)
+                    return _successful(response, is_repetition=is_repetition)
+            is_repetition = True
             time.sleep(PAUSE_SECONDS)
 
     def unreachable(self, error: Exception) -> Unreachable:
@@ -199,11 +215,13 @@ def refusal(response: httpx2.Response) -> Refused:
     return Refused(status, code, message, details)
 
 
-def _successful(response: httpx2.Response) -> httpx2.Response:
+def _successful(response: httpx2.Response, *, is_repetition: bool) -> httpx2.Response:
     is_json = response.headers.get("Content-Type", "").startswith("application/json")
     if response.is_success and (is_json or response.status_code == 204):
         return response
-    raise refusal(response)
+    refused = refusal(response)
+    refused.is_of_repetition = is_repetition
+    raise refused
 
 
 def _encode(body: Mapping[str, Any] | Sequence[Any]) -> bytes:

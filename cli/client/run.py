@@ -89,12 +89,13 @@ def _check(message: str) -> None:
 @contextmanager
 def _uploaded(client: Client, paths: Sequence[Path]) -> Iterator[list[dict[str, str]]]:
     """Store the files and yield the parts of a message for them; an error leaves none, unless the
-    service became unreachable.
+    service became unreachable, or a run that uses them may have started.
     """
     for path in paths:
         if not path.is_file():  # a pipe, for example: its size is not known before it is sent
             raise click.UsageError(f"{path} is not a regular file.")
     ids: list[str] = []
+    is_complete = False
     try:
         parts = []
         for path in paths:
@@ -102,10 +103,14 @@ def _uploaded(client: Client, paths: Sequence[Path]) -> Iterator[list[dict[str, 
             ids.append(file["id"])
             kind = "image" if file["media_type"].startswith("image/") else "file"
             parts.append({"type": kind, "file_id": file["id"]})
+        is_complete = True
         yield parts
-    except Unreachable:  # a run that uses them may have started
-        raise
-    except click.ClickException:
+    except click.ClickException as error:
+        if is_complete and ids and not (isinstance(error, Refused) and error.is_final):
+            kept = "The run may have started, so its files are kept: see `arkloop runs list`."
+            raise click.ClickException(f"{error.message} {kept}") from error
+        if isinstance(error, Unreachable):
+            raise
         for file_id in ids:
             client.delete(f"/files/{file_id}")
         raise

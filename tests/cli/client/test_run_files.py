@@ -1,0 +1,138 @@
+"""Files that `arkloop run` has uploaded for a run that then is refused, or seems to be."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from arkloop.cli.client import client
+from arkloop.cli.client.run import run
+
+Response = tuple[int, bytes]
+
+
+def _error(status: int, code: str) -> Response:
+    return status, json.dumps({"code": code, "message": f"It is {code}.", "details": {}}).encode()
+
+
+class _Server:
+    """A service that stores files, and has one response to all deletions, and one to all runs, or
+    another to the first.
+    """
+
+    def __init__(self) -> None:
+        self.to_runs: Response = (500, b"")
+        self.to_first_run: Response | None = None
+        self.to_deletions: Response = (204, b"")
+        self.uploads = 0
+        self.deleted: list[str] = []
+        played = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                if self.path == "/v1/files":
+                    played.uploads += 1
+                    file = {"id": f"f{played.uploads}", "media_type": "text/plain"}
+                    self._respond(201, json.dumps(file).encode())
+                else:
+                    first, played.to_first_run = played.to_first_run, None
+                    self._respond(*(first or played.to_runs))
+
+            def do_DELETE(self) -> None:
+                played.deleted.append(self.path.rpartition("/")[2])
+                self._respond(*played.to_deletions)
+
+            def _respond(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                if status != 204:
+                    self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+
+    def run_with_files(self, folder: Path) -> Result:
+        """Call `arkloop run` with two files."""
+        options = []
+        for name in ("a.txt", "b.txt"):
+            (folder / name).write_text("at noon")
+            options += ["--file", str(folder / name)]
+        url = f"http://127.0.0.1:{self.http.server_port}"
+        environ = {"ARKLOOP_URL": url, "ARKLOOP_API_KEY": "key"}
+        return CliRunner().invoke(run, ["Look", *options], env=environ)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
+    monkeypatch.setattr(client, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(client, "PAUSE_SECONDS", 0.01)
+    played = _Server()
+    yield played
+    played.http.shutdown()
+    played.http.server_close()
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        (502, b""),
+        (504, b"<p>Gateway"),
+        (403, b"<p>Firewall"),
+        _error(503, "service.unavailable"),
+        _error(409, "idempotency.in_progress"),
+        _error(500, "internal.error"),
+    ],
+)
+def test_files_of_a_run_that_may_have_started_are_kept(
+    server: _Server, tmp_path: Path, response: Response
+) -> None:
+    """A gateway passes the request on and then fails: the run would be without its files."""
+    server.to_runs = response
+
+    done = server.run_with_files(tmp_path)
+
+    assert (1, 2, []) == (done.exit_code, server.uploads, server.deleted)
+    assert "The run may have started, so its files are kept" in done.stderr
+
+
+@pytest.mark.parametrize("first", [(504, b"")])
+@pytest.mark.parametrize(
+    ("status", "code", "deleted"),
+    [
+        (401, "auth.invalid_key", []),
+        (403, "auth.forbidden", []),
+        (429, "limits.requests", []),
+        (404, "routes.not_found", ["f1", "f2"]),
+    ],
+)
+def test_files_are_kept_where_a_repetition_is_refused_unseen(
+    server: _Server, tmp_path: Path, first: Response, status: int, code: str, deleted: list[str]
+) -> None:
+    """The limit on requests says nothing of the attempt before; a response about the run does."""
+    server.to_first_run = first
+    server.to_runs = _error(status, code)
+
+    done = server.run_with_files(tmp_path)
+
+    assert (1, deleted) == (done.exit_code, server.deleted)
+    assert ("The run may have started" in done.stderr) is (deleted == [])
+
+
+def test_files_of_a_run_that_is_refused_are_deleted(server: _Server, tmp_path: Path) -> None:
+    """The service's own reason is printed."""
+    server.to_runs = _error(404, "routes.not_found")
+
+    done = server.run_with_files(tmp_path)
+
+    assert (1, ["f1", "f2"]) == (done.exit_code, server.deleted)
+    assert "Error: It is routes.not_found. (404 routes.not_found)\n" == done.stderr
