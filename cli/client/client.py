@@ -127,7 +127,8 @@ class Client:
 
         Raises:
             Unreachable: at the first request at once, later after some tries.
-            Refused: any other answer; of an upload while there are too many, after some tries.
+            Refused: any other answer; of an upload while there are too many, and of a repetition
+                while an attempt before is carried out, after some tries.
         """
         until = time.monotonic() + PATIENCE_SECONDS
         is_repetition = False
@@ -139,7 +140,8 @@ class Client:
                     raise self.unreachable(error) from error
             else:
                 is_away = self._answered and response.status_code in AWAY
-                is_passing = is_away or (is_upload and _is_crowded(response))
+                is_crowded = is_upload and _is_crowded(response)
+                is_passing = is_away or is_crowded or _is_in_progress(response)
                 if not is_passing or time.monotonic() > until:
                     self._answered = True
                     return _successful(response, is_repetition=is_repetition)
@@ -186,6 +188,11 @@ def _is_crowded(response: httpx2.Response) -> bool:
     """
     is_busy = response.status_code in (429, 503) and "Retry-After" in response.headers
     return is_busy and "per_minute" not in refusal(response).details
+
+
+def _is_in_progress(response: httpx2.Response) -> bool:
+    """Return whether an attempt before this one is still being carried out."""
+    return response.status_code == 409 and refusal(response).code == IN_PROGRESS
 
 
 def refusal(response: httpx2.Response) -> Refused:

@@ -213,7 +213,7 @@ class ForegroundRun:
         try:
             self._client.post(f"/runs/{self._run_id}/input", body)
         except Refused as refused:
-            if refused.status == CONFLICT:
+            if refused.status == CONFLICT and refused.is_final:
                 self._question = None
                 self._display.note(f"Answer not accepted: {refused.message}", "yellow")
             elif refused.status == INVALID:

@@ -105,7 +105,7 @@ def test_files_of_a_run_that_may_have_started_are_kept(
     assert "The run may have started, so its files are kept" in done.stderr
 
 
-@pytest.mark.parametrize("first", [(504, b"")])
+@pytest.mark.parametrize("first", [(504, b""), _error(409, "idempotency.in_progress")])
 @pytest.mark.parametrize(
     ("status", "code", "deleted"),
     [
