@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,8 @@ def _check(message: str) -> None:
 
 @contextmanager
 def _uploaded(client: Client, paths: Sequence[Path]) -> Iterator[list[dict[str, str]]]:
-    """Store the files and yield the parts of a message for them; an error leaves none, unless the
-    service became unreachable, or a run that uses them may have started.
+    """Store the files and yield the parts of a message for them; an error deletes them where it
+    can, unless the service became unreachable, or a run that uses them may have started.
     """
     for path in paths:
         if not path.is_file():  # a pipe, for example: its size is not known before it is sent
@@ -112,7 +112,8 @@ def _uploaded(client: Client, paths: Sequence[Path]) -> Iterator[list[dict[str, 
         if isinstance(error, Unreachable):
             raise
         for file_id in ids:
-            client.delete(f"/files/{file_id}")
+            with suppress(click.ClickException):
+                client.delete(f"/files/{file_id}")
         raise
 
 

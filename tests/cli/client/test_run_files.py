@@ -136,3 +136,14 @@ def test_files_of_a_run_that_is_refused_are_deleted(server: _Server, tmp_path: P
 
     assert (1, ["f1", "f2"]) == (done.exit_code, server.deleted)
     assert "Error: It is routes.not_found. (404 routes.not_found)\n" == done.stderr
+
+
+def test_files_that_cannot_be_deleted_hide_no_reason(server: _Server, tmp_path: Path) -> None:
+    """A key may lack the permission to delete: each file is tried, and the refusal is printed."""
+    server.to_runs = _error(404, "routes.not_found")
+    server.to_deletions = _error(403, "auth.forbidden")
+
+    done = server.run_with_files(tmp_path)
+
+    assert (1, ["f1", "f2"]) == (done.exit_code, server.deleted)
+    assert "Error: It is routes.not_found. (404 routes.not_found)\n" == done.stderr
