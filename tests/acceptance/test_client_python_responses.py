@@ -20,7 +20,9 @@ FOREIGN = (
 PAGE = {"headers": {"Content-Type": "text/html"}, "text": "<p>Log in"}
 
 
-def _playing(*responses: httpx.Response) -> tuple[Arkloop, list[httpx.Request]]:
+def _playing(
+    *responses: httpx.Response, patience: float = 5, first_pause: float = 0.01
+) -> tuple[Arkloop, list[httpx.Request]]:
     """Return a client to which these responses come, and the requests that it makes."""
     requests: list[httpx.Request] = []
     left = iter(responses)
@@ -30,7 +32,8 @@ def _playing(*responses: httpx.Response) -> tuple[Arkloop, list[httpx.Request]]:
         return next(left)
 
     http = httpx.Client(transport=httpx.MockTransport(play), follow_redirects=True)
-    return Arkloop("http://service", "token", patience=5, first_pause=0.01, http=http), requests
+    options = {"patience": patience, "first_pause": first_pause}
+    return Arkloop("http://service", "token", http=http, **options), requests
 
 
 @pytest.mark.parametrize("call", ["get", "follow"])
@@ -171,6 +174,19 @@ def test_pings_are_yielded_if_asked_for(options: dict[str, bool], seen: list[int
         got = [event and event["seq"] for event in client.follow("run", **options)]
 
     assert seen == got
+
+
+def test_pauses_that_have_grown_do_not_end_a_patience() -> None:
+    """Each stream is contact and ends at once; the pauses grow beyond the patience."""
+    headers = {"Content-Type": "text/event-stream"}
+    streams = [httpx.Response(200, headers=headers, text=": ok\n") for _ in range(4)]
+    client, _ = _playing(*streams, httpx.Response(204), patience=0.2, first_pause=0.1)
+    begin = time.monotonic()
+
+    with client:
+        assert not list(client.follow("run"))
+
+    assert time.monotonic() - begin >= 0.05 + 0.1 + 0.2 + 0.4
 
 
 @pytest.mark.parametrize(

@@ -328,6 +328,17 @@ def test_a_success_that_is_not_the_services_is_thrown_at_once(call: str, what: s
     assert f"{message} Check the address." == made["thrown"]["message"]
 
 
+def test_pauses_that_have_grown_do_not_end_a_patience() -> None:
+    """Each stream is contact and ends at once; the pauses grow beyond the patience."""
+    stream = {"status": 200, "headers": {"Content-Type": "text/event-stream"}, "body": ": ok\n"}
+    last = {"status": 204, "body": None}
+
+    made = called("follow", *[stream] * 4, last, patience=200, firstPause=100)
+
+    assert (5, None) == (made["attempts"], made["thrown"])
+    assert made["ms"] >= 50 + 100 + 200 + 400
+
+
 @pytest.mark.parametrize("step", [3_600_000, -3_600_000])
 def test_a_step_of_the_clock_changes_no_patience(step: int) -> None:
     """An hour forward does not end the patience, and one back does not make it longer."""

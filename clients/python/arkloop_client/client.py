@@ -26,8 +26,8 @@ LONGEST_PAUSE_SECONDS = 10.0
 class Arkloop:
     """A caller of one service, with an API key or an access token.
 
-    Requests that fail on the way are repeated for `patience` seconds in which nothing succeeds:
-    with an idempotency key, so that nothing happens twice.
+    Requests that fail on the way are repeated for `patience` seconds in which nothing succeeds, and
+    up to one pause (10 s) longer: with an idempotency key, so that nothing happens twice.
     """
 
     def __init__(
@@ -303,11 +303,15 @@ class _Retry:
         self._since = time.monotonic()
 
     def pause(self, error: Exception, least: float = 0.0) -> None:
-        """Wait before the next attempt. Raises `error` if there is to be none."""
+        """Wait before the next attempt, beyond the end of the patience, too.
+
+        Raises `error` if nothing is left of it, or less than the service asks for.
+        """
         longest = min(LONGEST_PAUSE_SECONDS, self._first_pause * 2.0 ** min(self._failures, 20))
         self._failures += 1
         seconds = max(least, random.uniform(longest / 2, longest))  # not all clients at once
-        if time.monotonic() + seconds > self._since + self._patience:
+        left = self._since + self._patience - time.monotonic()
+        if left <= 0 or least > left:
             raise error
         time.sleep(seconds)
 

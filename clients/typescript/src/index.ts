@@ -60,7 +60,7 @@ export class ArkloopError extends Error {
 }
 
 export interface Options {
-  /** Milliseconds without any success after which an error is thrown. */
+  /** Milliseconds without any success after which an error is thrown, up to one pause (10 s) later. */
   patience?: number
   /** Milliseconds before the first repetition. */
   firstPause?: number
@@ -331,14 +331,18 @@ class Retry {
     this.#since = performance.now()
   }
 
-  /** Wait before the next attempt; throws the problem if there is to be none. */
+  /**
+   * Wait before the next attempt, beyond the end of the patience, too; throws the problem if nothing
+   * is left of it, or less than the service asks for.
+   */
   async pause(problem: unknown): Promise<void> {
     this.#signal?.throwIfAborted()
     const longest = Math.min(LONGEST_PAUSE_MS, this.#firstPause * 2 ** Math.min(this.#failures, 20))
     this.#failures += 1
     const asked = problem instanceof ArkloopError ? (problem.retryAfter ?? 0) * 1_000 : 0
     const wait = Math.max(asked, longest / 2 + (Math.random() * longest) / 2)
-    if (performance.now() + wait > this.#since + this.#patience) throw problem
+    const left = this.#since + this.#patience - performance.now()
+    if (left <= 0 || asked > left) throw problem
     await elapsed(wait, this.#signal)
   }
 }
