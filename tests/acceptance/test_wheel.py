@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,32 @@ FILES = {
         "routes: [{id: parrot, provider: parrot, model: p-1, prices: {input: 0, output: 0}}]\n"
     ),
 }
+#: A program with tools, an agent and their tests, for a checker of types.
+TYPED = '''
+from arkloop.agents import AgentRun
+from arkloop.providers import Provider
+from arkloop.testing import call, play, play_agent
+from arkloop.tools import ToolContext, tool
+
+@tool(idempotent=True)
+def price(context: ToolContext, sku: str) -> str:
+    """Look up the price of an article."""
+    return sku
+
+@tool(idempotent=False)
+async def ship(context: ToolContext, sku: str) -> str:
+    """Ship an article."""
+    return sku
+
+def clerk(run: AgentRun) -> str:
+    return run.run_id
+
+def test_all(provider: Provider) -> None:
+    output: str = call(price, {"sku": "tea"}).output
+    status: str = play("Hi.", tools=[price, ship], provider=provider).status
+    assert output == status == play_agent(clerk, "Hi.").status
+    call(price, 1)
+'''
 
 
 @dataclass(frozen=True)
@@ -181,6 +208,25 @@ def test_a_product_runs_the_service_from_the_wheel(product: Product) -> None:
     assert ["completed", "completed"] == [run["status"] for run in ended], log.read_text()
     assert '"output":"3 EUR for anna"' in events
     assert ["parrot", "You said: Hello."] == [ended[0]["route_id"], ended[1]["output"]]
+
+
+def test_a_product_is_checked_against_the_types_of_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    """mypy --strict finds the types of each module for authors, and what does not fit them."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    (tmp_path / "program.py").write_text(TYPED)
+    argv = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"]
+
+    checked = subprocess.run(
+        [*argv, "program.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+    [error] = checked.stdout.splitlines()
+    assert 'Argument 2 to "call" has incompatible type "int"' in error, checked.stderr
 
 
 def ended_run(user: Caller, message: str, persona_id: str) -> dict[str, Any]:
