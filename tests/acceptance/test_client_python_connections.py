@@ -33,6 +33,19 @@ with Arkloop(sys.argv[1], "token") as client:
     for _ in range(2):
         client.get_run("parent" if child else "child")
 """
+#: A program that leaves a run before its end.
+LEAVING = """
+from contextlib import closing
+from arkloop_client import Arkloop
+
+def first_seq(client: Arkloop, run_id: str) -> int:
+    with closing(client.follow(run_id)) as events:
+        return next(events)["seq"]
+
+def all_seqs(client: Arkloop, run_id: str) -> list[int]:
+    with closing(client.follow(run_id, pings=True)) as events:
+        return [event["seq"] for event in events if event is not None]
+"""
 
 
 class Keeping(BaseHTTPRequestHandler):
@@ -111,3 +124,15 @@ def test_a_stream_with_a_comment_is_contact(monkeypatch: pytest.MonkeyPatch) -> 
     """A run that waits for a person has no events, for longer than the patience lasts."""
     with played_streams(*[COMMENT] * 7, END) as url:
         assert ["run.completed"] == _followed(url, monkeypatch)
+
+
+def test_a_checker_of_types_knows_that_follow_can_be_closed(tmp_path: Path) -> None:
+    """A caller who leaves a run closes its stream at once: an iterator alone has no `close`."""
+    (tmp_path / "program.py").write_text(LEAVING)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python")}
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "program.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=300
+    )
+
+    assert 0 == done.returncode, done.stdout

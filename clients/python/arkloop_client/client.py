@@ -5,7 +5,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, Literal, cast, overload
 from urllib.parse import quote, urlsplit
@@ -125,16 +125,16 @@ class Arkloop:
     @overload
     def follow(
         self, run_id: str, *, after_seq: int = 0, pings: Literal[False] = False
-    ) -> Iterator[Event]: ...
+    ) -> Generator[Event, None, None]: ...
 
     @overload
     def follow(
         self, run_id: str, *, after_seq: int = 0, pings: bool
-    ) -> "Iterator[Event | None]": ...
+    ) -> "Generator[Event | None, None, None]": ...
 
     def follow(
         self, run_id: str, *, after_seq: int = 0, pings: bool = False
-    ) -> "Iterator[Event | None]":
+    ) -> "Generator[Event | None, None, None]":
         """Yield the events after a number up to the run's end, each once, in order.
 
         With `pings`, yield None too, where there is no event: for each ping of the service, which
