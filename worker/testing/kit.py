@@ -1,8 +1,12 @@
 """Runs of the agent loop in memory, with a script in place of a model, for tests of plugins."""
 
+import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import wait
+from dataclasses import replace
 from typing import Any
 
 from arkloop.shared import ids
@@ -28,10 +32,13 @@ from arkloop.worker.testing.played_run import (
     failed,
     waiting,
 )
-from arkloop.worker.tools import AUTOMATIC_TOOLS, Tool, load
+from arkloop.worker.tools import AUTOMATIC_TOOLS, Tool, ToolFailed, load
 
 #: Later than every message of the thread.
 _POSITION = 1_000_000
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
 
 
 def play(
@@ -49,11 +56,12 @@ def play(
     `message` is the user's, or the steps of a script for the scripted model, which plays it; a
     `provider` takes its place. `persona` has fields of a persona, such as `max_steps`, of
     which `tools` and `require_approval` may name these tools, too. `allowed_networks`, in CIDR
-    notation, are not public, and tools may reach them.
+    notation, are not public, and tools may reach them. Coroutines are awaited in an event loop of
+    the process, in a thread of its own, and cancelled after their tool's `timeout_seconds`.
     """
     run = MemoryRun()
     played = provider or ScriptedProvider()
-    given = {tool.spec.name: tool for tool in tools}
+    given = {tool.spec.name: _awaited(tool) for tool in tools}
     fields = persona or {}
     named, approved = fields.get("tools") or [], fields.get("require_approval")
     if isinstance(named, list) and isinstance(approved, list):
@@ -85,8 +93,43 @@ def play(
         return completed(run, loop.run(agent, run, run.stop, []))
     except RunFailure as failure:
         return failed(run, failure)
-    except WaitForInput as wait:
-        return waiting(run, wait)
+    except WaitForInput as question:
+        return waiting(run, question)
+
+
+def _awaited(tool: Tool) -> Tool:
+    """Return the tool as one whose function awaits its coroutine; another tool as it is."""
+    if not tool.is_async:
+        return tool
+    shared = _event_loop()
+
+    def made(*given: Any) -> Any:
+        coroutine: Any = tool(*given)
+        task = asyncio.run_coroutine_threadsafe(coroutine, shared)
+        try:
+            if not wait([task], tool.timeout_seconds).done:  # the agent loop is mostly first
+                raise ToolFailed(f"The tool did not return within {tool.timeout_seconds:g} s.")
+            return task.result()
+        finally:
+            task.cancel()
+
+    return replace(tool, function=made, is_async=False)
+
+
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """Return the loop of all calls: a client of a module is bound to the loop of its first call."""
+    global _loop
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_run, args=(_loop,), name="tools", daemon=True).start()
+        return _loop
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    while True:
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):  # of a task, which has it, too
+            loop.run_forever()
 
 
 def call(

@@ -166,7 +166,7 @@ class Tool:
     which tool of which server or pool this is, or which HTTP tool, all None for
     ours. `result_from`: where results come from if the function may raise
     `ResultPending`. `is_async`: `function` returns a coroutine, which only
-    `arkloop tools serve` can await.
+    `arkloop tools serve` and `arkloop.testing` can await.
     """
 
     spec: ToolSpec

@@ -1,11 +1,14 @@
 """The test kit that authors of plugins import."""
 
+import asyncio
 import base64
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +17,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from arkloop.providers import Chunk, ModelRequest, ProviderError, StopSignal
-from arkloop.testing import call, play
+from arkloop.testing import Result, call, play
 from arkloop.tools import CallInfo, ToolContext, ToolFailed, ToolOutput, tool
 from arkloop.worker.providers.scripted_provider import ScriptedProvider
 
@@ -49,6 +52,15 @@ def order(context: ToolContext, items: list[Item], info: CallInfo) -> str | Tool
     return f"{item.count} {item.sku} for {info.end_user_id} {dict(info.metadata)}"
 
 
+@tool(idempotent=False, timeout_seconds=1)
+async def ship(context: ToolContext, sku: str, info: CallInfo) -> str:
+    """Send an article."""
+    await asyncio.sleep(5 if sku == "slow" else 0)
+    if sku == "none":
+        raise ToolFailed("There is none.")
+    return f"{sku} for {info.end_user_id}"
+
+
 @pytest.mark.parametrize(
     ("item", "output", "is_error"),
     [
@@ -71,6 +83,76 @@ def test_a_tool_is_called_as_a_worker_does(
     assert (is_error, "order") == (result.is_error, result.tool_name)
     assert ("[truncated:" in result.output) == (item["sku"] == "long")
     assert [5] * (item["sku"] == "picture") == [file["size"] for file in result.files]
+
+
+@pytest.mark.parametrize(
+    ("sku", "output", "is_error"),
+    [
+        ("tea", "tea for anna", False),
+        ("none", "There is none.", True),
+        ("slow", "The tool did not return within 1 s", True),
+    ],
+)
+def test_a_coroutine_is_awaited(sku: str, output: str, is_error: bool) -> None:
+    """A tool worker serves such tools; a test that is a coroutine itself may call them, too."""
+
+    async def in_a_loop() -> Result:
+        return call(ship, {"sku": sku}, end_user_id="anna")
+
+    for result in (call(ship, {"sku": sku}, end_user_id="anna"), asyncio.run(in_a_loop())):
+        assert result.output.startswith(output)
+        assert is_error == result.is_error
+
+
+def test_calls_of_a_turn_await_their_coroutines_side_by_side() -> None:
+    """Both are awaited in one event loop."""
+    calls = [{"tool": "ship", "args": {"sku": sku}} for sku in ("tea", "hat")]
+
+    run = play([{"tools": calls}, {"say": "Done."}], tools=[ship], end_user_id="anna")
+
+    assert ["tea for anna", "hat for anna"] == [result.output for result in run.results]
+
+
+def test_calls_share_an_event_loop_that_outlives_them() -> None:
+    """A client of a module is bound to it; a call that exits ends alone."""
+    loops = []
+
+    @tool(idempotent=True)
+    async def client(context: ToolContext) -> str:
+        """Use a client."""
+        loops.append(asyncio.get_running_loop())
+        return variable.get()
+
+    @tool(idempotent=True)
+    async def leave(context: ToolContext) -> str:
+        """Exit."""
+        sys.exit(1)
+
+    variable = ContextVar[str]("variable")
+    variable.set("of the test")
+
+    outputs = [call(each, {}).output for each in (client, leave, client)]
+
+    assert ["of the test", "The tool failed: SystemExit.", "of the test"] == outputs
+    assert [loops[0]] * 2 == loops and not loops[0].is_closed()
+
+
+def test_a_coroutine_that_takes_too_long_is_cancelled() -> None:
+    """It has no effect after its call, as in a tool worker."""
+    cancelled = threading.Event()
+
+    @tool(idempotent=True, timeout_seconds=0.1)
+    async def hang(context: ToolContext) -> str:
+        """Wait."""
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return "late"
+
+    assert call(hang, {}).is_error
+    assert cancelled.wait(30)
 
 
 def test_a_run_is_played_with_its_events() -> None:
