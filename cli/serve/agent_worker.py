@@ -23,7 +23,7 @@ from arkloop.cli.serve.service import Service, Unreachable
 from arkloop.cli.serve.serving import stop_on_error
 from arkloop.shared import ids
 from arkloop.shared.agents.agent_call import AgentCall, AgentFunction
-from arkloop.shared.agents.agent_run import RunStopped
+from arkloop.shared.agents.agent_run import RunStopped, is_stop
 from arkloop.shared.agents.transcript import shown
 from arkloop.shared.events.plain import clean
 
@@ -122,15 +122,16 @@ class _Execution:
         try:
             returned = self._agent(self.run)
             self._outcome = lambda: self.run.finish(returned)
-        except RunStopped:
-            # Without a reason: the agent has ignored the refusal of its events, and went on.
-            self._outcome = self._fail_refused
         except asyncio.CancelledError:
             if self.run.stopped is None:
                 self._outcome = lambda: self.run.outbox.send(
                     "fail", message="The agent failed: CancelledError."
                 )
         except BaseException as error:
+            if is_stop(error):
+                # Without a reason: the agent has ignored the refusal of its events, and went on.
+                self._outcome = self._fail_refused
+                return
             # Its text may hold secrets, unless it is the service's: it goes to this worker's log.
             log.exception("the agent raised in run %s", self.run.run_id)
             why = _message(error) if isinstance(error, Refused) else shown(error)

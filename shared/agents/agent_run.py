@@ -31,6 +31,13 @@ class RunStopped(BaseException):
         self.reason = reason
 
 
+def is_stop(error: BaseException) -> bool:
+    """Return whether the agent has ended because its run stops, also as a group of its tasks."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(RunStopped)[1] is None
+    return isinstance(error, RunStopped)
+
+
 class ToolFailed(Exception):
     """A failed call; the model reads the message as its result, and the run continues."""
 

@@ -20,6 +20,7 @@ from arkloop.shared.agents.agent_run import (
     Message,
     RunStopped,
     SubRunResult,
+    is_stop,
 )
 from arkloop.shared.agents.approvals import ApprovalReply
 from arkloop.shared.agents.call_approvals import MAX_ASKED, CallApprovals
@@ -309,9 +310,11 @@ def _returned(function: AgentFunction, agent_run: AgentRun) -> Any:
     """Return what the agent returns. Raises: RunFailure: it raised."""
     try:
         return AgentCall(function)(agent_run)
-    except RunStopped:
-        return None
-    except Exception as error:
+    except BaseException as error:
+        if is_stop(error):
+            return None
+        if not isinstance(error, Exception):
+            raise
         log.exception("the agent raised")
         message = f"The agent failed: {shown(error)}"
         raise RunFailure("agent.failed", message) from error

@@ -129,3 +129,16 @@ def test_a_coroutine_is_called_in_a_thread_without_a_running_event_loop(
     asyncio.run(of_a_test())
 
     assert "asyncio.to_thread(play_agent" in caplog.text
+
+
+def test_a_played_agent_may_ask_in_a_task_group() -> None:
+    """It ends with a group of exceptions, which is no fault of it: its run waits."""
+
+    async def asks(run: AgentRun) -> None:
+        run.ask("Sure?")
+
+    async def agent(run: AgentRun) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(asks(run))
+
+    assert play_agent(agent, "Hi.").status == "waiting_for_input"
