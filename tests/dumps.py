@@ -1,5 +1,6 @@
 """Dumps of databases, and their restore as the guide of operators describes it."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -17,13 +18,24 @@ def dumped(postgres: EmbeddedPostgres, url: str) -> bytes:
     return _output_of(postgres, url, "pg_dump", "--format=custom")
 
 
+def dumped_by_the_service(postgres: EmbeddedPostgres, url: str, to: Path) -> None:
+    """Dump to a file as a service that owns its tables does behind the wall."""
+    [command] = re.findall(r"^PGOPTIONS=.*pg_dump.*$", _GUIDE.read_text(), re.M)
+    _execute(postgres, url, command.replace("…", '--format=custom --file "$DUMP" "$URL"'), DUMP=to)
+
+
 def load(postgres: EmbeddedPostgres, dump: bytes, url: str) -> None:
     """Load the dump into the database in place of all that is in it, with the role of the URL."""
-    restoring = _GUIDE.read_text().split("### Restoring a backup")[1]
-    [emptying] = re.findall(r"^ *```sql\n(.*?DROP SCHEMA.*?)^ *```$", restoring, re.M | re.S)[:1]
-    with psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True) as sql:
-        sql.execute(emptying)
+    _empty(url)
     _output_of(postgres, url, "pg_restore", "--exit-on-error", "--dbname", given=dump)
+
+
+def load_in_parallel(postgres: EmbeddedPostgres, dump: Path, url: str) -> None:
+    """Do the same with the commands of the guide, which load a large table beside others."""
+    _empty(url)
+    _execute(
+        postgres, url, _of_guide("sh", "pg_restore").replace("backup.dump", '"$DUMP"'), DUMP=dump
+    )
 
 
 def load_over(postgres: EmbeddedPostgres, dump: bytes, url: str) -> None:
@@ -31,6 +43,27 @@ def load_over(postgres: EmbeddedPostgres, dump: bytes, url: str) -> None:
     # It cannot drop keys of partitions, reports that, and continues.
     options = "--clean", "--if-exists", "--dbname"
     _output_of(postgres, url, "pg_restore", *options, given=dump, status=1)
+
+
+def _of_guide(language: str, word: str) -> str:
+    """Return the first block of the guide's restore that contains the word."""
+    restoring = _GUIDE.read_text().split("### Restoring a backup")[1]
+    blocks = re.findall(rf"^ *```{language}\n(.*?)^ *```$", restoring, re.M | re.S)
+    return next(str(block) for block in blocks if word in block)
+
+
+def _empty(url: str) -> None:
+    with psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True) as sql:
+        sql.execute(_of_guide("sql", "DROP SCHEMA"))
+
+
+def _execute(postgres: EmbeddedPostgres, url: str, commands: str, **paths: Path) -> None:
+    """Execute commands of the guide, which names the database `$RESTORED`."""
+    known = {name: url.replace("+psycopg", "", 1) for name in ("URL", "RESTORED")}
+    path = f"{postgres.binaries}:{os.environ['PATH']}"
+    environ = {**known, **{name: str(one) for name, one in paths.items()}, "PATH": path}
+    done = subprocess.run(["sh", "-euc", commands], env=environ, capture_output=True)
+    assert (0, "") == (done.returncode, done.stderr.decode())
 
 
 def _output_of(

@@ -13,6 +13,7 @@ from arkloop.cli.doctor import (
     postgres_failures,
     postgres_hosts,
     redis_checks,
+    restore_checks,
     secret_checks,
     settings_checks,
     work_checks,
@@ -25,6 +26,7 @@ from arkloop.shared.config import Settings, variable_of
 #: What needs the schema, by the name of the finding where a check cannot be carried out.
 _CHECKS = {
     "event partitions": event_checks.of_events,
+    "lost events": restore_checks.of_events,
     "secrets": secret_checks.of_secrets,
     **work_checks.CHECKS,
 }

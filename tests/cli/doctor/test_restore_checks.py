@@ -1,0 +1,63 @@
+"""Findings of `arkloop doctor` about what a restore has lost."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from arkloop.cli.doctor import restore_checks
+from arkloop.cli.doctor.postgres_checks import engine_of, transaction
+from arkloop.shared.config import Settings
+from arkloop.shared.events import partitions
+from tests import walls
+
+_RUN = """
+    INSERT INTO runs (id, org_id, thread_id, created_by_user_id, trace_id, persona_id, route_id,
+        model, position, state, queued_at, ended_at)
+    VALUES (:id, :id, :id, :id, '', '', '', '', 1, :state, now(),
+        CASE WHEN :state = 'completed' THEN now() END)
+"""
+
+
+def store_run(sql: Connection, days: float, state: str = "completed", *, events: int = 2) -> UUID:
+    """Store a run that was created `days` ago, with so many events, and no more of its org."""
+    run_id = partitions.bound(datetime.now(UTC) - timedelta(days=days))
+    sql.execute(text("SET LOCAL session_replication_role = replica"))
+    sql.execute(text(_RUN), {"id": run_id, "state": state})
+    for seq in range(1, events + 1):
+        event = "INSERT INTO run_events VALUES (:id, :seq, 'message.delta', '{}')"
+        sql.execute(text(event), {"id": run_id, "seq": seq})
+    return run_id
+
+
+def lost(settings: Settings, url: str) -> list[tuple[str, str]]:
+    """Return check and text of the findings."""
+    engine = engine_of(url)
+    try:
+        with transaction(engine) as sql:
+            found = list(restore_checks.of_events(settings, sql))
+    finally:
+        engine.dispose()
+    assert {"fail"} >= {one.level for one in found}
+    assert all("in sections" in one.advice for one in found)
+    return [(one.check, one.text) for one in found]
+
+
+def test_ended_runs_without_any_event_are_found(
+    settings: Settings, new_database: Callable[[], str]
+) -> None:
+    """The events of one partition are gone. Runs that have not ended may have none yet."""
+    service = walls.put_up(new_database())
+    with walls.owner(service) as engine, engine.begin() as sql:
+        store_run(sql, 40)
+        store_run(sql, 1)
+        store_run(sql, 0.5, "queued", events=0)
+    whole = lost(settings, service)
+    with walls.owner(service) as engine, engine.begin() as sql:
+        gone = store_run(sql, 39, events=0)
+
+    [(check, shown)] = lost(settings, service)
+
+    assert ([], "lost events") == (whole, check)
+    assert shown.startswith("1 of the runs") and str(gone) in shown
