@@ -25,6 +25,7 @@ from arkloop.shared.config import Settings, variable_of
 
 #: What needs the schema, by the name of the finding where a check cannot be carried out.
 _CHECKS = {
+    "schema objects": restore_checks.of_objects,
     "event partitions": event_checks.of_events,
     "lost events": restore_checks.of_events,
     "secrets": secret_checks.of_secrets,

@@ -1,14 +1,17 @@
-"""What a restore can lose although every later step of it succeeds."""
+"""Losses of a restore of which every later step succeeds."""
 
 from collections.abc import Iterator
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from arkloop.cli.doctor.findings import Finding, fail
+from arkloop.cli.doctor.findings import Finding, fail, ok
 from arkloop.shared.config import Settings
 from arkloop.shared.events import partitions
+from arkloop.shared.storage import schema, schema_objects
 
+#: Names that are shown.
+_SHOWN = 10
 #: Runs of each partition that are looked at: as many of the oldest as of the newest.
 _MOST = 100
 _LAST_ID = UUID(int=(1 << 128) - 1)
@@ -35,9 +38,25 @@ _WITHOUT_EVENTS = text(
 )
 
 
+def of_objects(_settings: Settings, sql: Connection) -> Iterator[Finding]:
+    """Find constraints, indexes and triggers that are not there."""
+    if schema.current_version(sql) != schema.needed_version():
+        return  # a newer schema may do without some of them
+    lacking = schema_objects.lacking(sql)
+    if not lacking:
+        yield ok("schema objects", "all constraints, indexes and triggers are there")
+        return
+    more = f" and {len(lacking) - _SHOWN} others" if len(lacking) > _SHOWN else ""
+    yield fail(
+        "schema objects",
+        f"the schema lacks {', '.join(lacking[:_SHOWN])}{more}, or they are disabled",
+        _RESTORE_AGAIN,
+    )
+
+
 def of_events(_settings: Settings, sql: Connection) -> Iterator[Finding]:
     """Find ended runs without any event, which no run has before it is deleted."""
-    found = []
+    found: list[UUID] = []
     lower = UUID(int=0)
     for upper in [*(UUID(int=one.upper.int - 1) for one in partitions.read(sql)), _LAST_ID]:
         values = {"lower": lower, "upper": upper, "most": _MOST}

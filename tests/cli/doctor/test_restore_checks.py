@@ -21,7 +21,7 @@ _RUN = """
 
 
 def store_run(sql: Connection, days: float, state: str = "completed", *, events: int = 2) -> UUID:
-    """Store a run that was created `days` ago, with so many events, and no more of its org."""
+    """Store a run that was created `days` ago, with this number of events, and no org."""
     run_id = partitions.bound(datetime.now(UTC) - timedelta(days=days))
     sql.execute(text("SET LOCAL session_replication_role = replica"))
     sql.execute(text(_RUN), {"id": run_id, "state": state})
@@ -32,16 +32,19 @@ def store_run(sql: Connection, days: float, state: str = "completed", *, events:
 
 
 def lost(settings: Settings, url: str) -> list[tuple[str, str]]:
-    """Return check and text of the findings."""
+    """Return check and text of the findings that fail."""
     engine = engine_of(url)
     try:
         with transaction(engine) as sql:
-            found = list(restore_checks.of_events(settings, sql))
+            found = [
+                *restore_checks.of_objects(settings, sql),
+                *restore_checks.of_events(settings, sql),
+            ]
     finally:
         engine.dispose()
-    assert {"fail"} >= {one.level for one in found}
-    assert all("in sections" in one.advice for one in found)
-    return [(one.check, one.text) for one in found]
+    failed = [one for one in found if one.level == "fail"]
+    assert all("in sections" in one.advice for one in failed)
+    return [(one.check, one.text) for one in failed]
 
 
 def test_ended_runs_without_any_event_are_found(
@@ -61,3 +64,32 @@ def test_ended_runs_without_any_event_are_found(
 
     assert ([], "lost events") == (whole, check)
     assert shown.startswith("1 of the runs") and str(gone) in shown
+
+
+def test_what_the_migrations_have_made_and_is_gone_is_named(
+    settings: Settings, new_database: Callable[[], str]
+) -> None:
+    """A foreign key, an index, a trigger that is gone and one that is disabled; of many, some."""
+    service = walls.put_up(new_database())
+    whole = lost(settings, service)
+    with walls.owner(service) as engine, engine.begin() as sql:
+        sql.execute(
+            text(
+                "ALTER TABLE runs DROP CONSTRAINT fk_runs_thread_id;"
+                "ALTER TABLE runs DISABLE TRIGGER runs_leave_their_events;"
+                "DROP TRIGGER events_have_their_deliveries ON run_events;"
+                "DROP INDEX ix_runs_owner"
+            )
+        )
+    some = lost(settings, service)
+    with walls.owner(service) as engine, engine.begin() as sql:
+        sql.execute(text("ALTER TABLE users DROP CONSTRAINT pk_users CASCADE"))
+
+    [(check, many)] = lost(settings, service)
+
+    names = (
+        "events_have_their_deliveries, fk_runs_thread_id, ix_runs_owner, runs_leave_their_events"
+    )
+    assert [] == whole
+    assert [("schema objects", f"the schema lacks {names}, or they are disabled")] == some
+    assert "schema objects" == check and " others, or" in many
