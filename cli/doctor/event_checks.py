@@ -15,6 +15,11 @@ from arkloop.shared.storage import service_role
 
 #: Events of the default partition are counted up to here.
 _MOST = 100_000
+#: Retentions from now after which no partition ends that this code has made with the one retention:
+#: `arkloop migrate` makes those of one and a half.
+_AHEAD = 2
+#: At least: migration 62 makes the first two for weeks, whatever the retention.
+_LEAST_AHEAD = timedelta(days=60)
 #: A process tidies every half a minute, and leaves what a dump reads to a later time.
 _PATIENCE = timedelta(hours=1)
 
@@ -29,6 +34,7 @@ def of_events(settings: Settings, sql: Connection) -> Iterator[Finding]:
     now: datetime = sql.scalar(text("SELECT now()")) or made[-1].end
     is_large = bool(sql.exec_driver_sql(partitions.IS_LARGE).scalar())
     yield _ahead(sql, made, now, partitions.width(settings.retention_days), is_large)
+    yield from _far(made, now, timedelta(days=settings.retention_days))
     if left := partitions.read_exclusions(sql):
         yield fail(
             "event constraints",
@@ -48,6 +54,13 @@ def _functions(sql: Connection) -> Iterator[Finding]:
             f"the role {sql.scalar(text('SELECT current_user'))} may not execute"
             f" {' and '.join(lacking)}: old events stay, and new ones get no partition",
             "Run `arkloop migrate` with ARKLOOP_OWNER_DATABASE_URL: it grants them.",
+        )
+    if open_to_all := service_role.open_to_all(sql):
+        yield fail(
+            "event functions",
+            f"every role of the database may execute {' and '.join(open_to_all)}, with the"
+            " privileges of the owner: a restore did not find the role of the service",
+            "Run `arkloop migrate`: it takes that away.",
         )
     if (owners := service_role.stray_functions(sql)) is not None:
         yield fail(
@@ -85,6 +98,20 @@ def _ahead(
         return warn("event partitions", f"{shown}: the next one was not made", advice)
     return fail(
         "event partitions", f"{shown}: newer events go to run_events_default, one by one", advice
+    )
+
+
+def _far(made: Sequence[Partition], now: datetime, retention: timedelta) -> Iterator[Finding]:
+    """Find a partition that is not over for long, so that its events are not dropped."""
+    last = made[-1]
+    if last.end <= now + max(_AHEAD * retention, _LEAST_AHEAD):
+        return
+    yield warn(
+        "event partition ahead",
+        f"{last.name} ends {last.end:%Y-%m-%d}, further ahead than partitions are made for"
+        f" {retention.days} days: until then its events are deleted one by one",
+        "Nothing has to be done if ARKLOOP_RETENTION_DAYS was longer, or the clock of Postgres was"
+        " ahead. Else see who may execute add_run_events_partition: \\df+ add_run_events_partition",
     )
 
 

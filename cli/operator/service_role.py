@@ -81,6 +81,9 @@ def prepare_service(
         if not role.owns_tables and not service_role.has_all(sql, role.name):
             require_confirmation(sql)
             service_role.grant(sql, role.name)
+        elif service_role.open_to_all(sql):
+            require_confirmation(sql)
+            service_role.close(sql)
         is_on = row_security.is_on(sql)
     if switch == "off":
         row_security.lift(engine, lock_seconds=lock_seconds)

@@ -96,8 +96,29 @@ def barred(sql: Connection, functions: Sequence[str], role: str | None = None) -
     return list(rows)
 
 
+def open_to_all(sql: Connection) -> list[str]:
+    """Return those of the functions with the owner's privileges that every role may execute."""
+    rows = sql.scalars(
+        text(
+            "SELECT name FROM unnest(CAST(:names AS text[])) AS name"
+            " WHERE has_function_privilege('public', to_regproc(name), 'EXECUTE')"
+        ),
+        {"names": list(FUNCTIONS)},
+    )
+    return list(rows)
+
+
+def close(sql: Connection) -> None:
+    """Let nobody execute the functions with the owner's privileges who was not granted that.
+
+    Postgres lets everybody at first. Migrations take that away, but a restore makes it so again
+    where it does not find the role that a dump grants it to.
+    """
+    sql.exec_driver_sql(f"REVOKE ALL ON FUNCTION {', '.join(FUNCTIONS)} FROM PUBLIC")
+
+
 def has_all(sql: Connection, role: str) -> bool:
-    """Return whether the role has what the service needs of the privileges that `grant` gives."""
+    """Return whether privileges are as `grant` makes them, and the role has what it needs."""
     may_read = text(
         "SELECT has_schema_privilege(:role, current_schema(), 'USAGE')"
         " AND has_table_privilege(:role, 'alembic_version', 'SELECT')"
@@ -107,6 +128,7 @@ def has_all(sql: Connection, role: str) -> bool:
         sql.scalar(may_read, {"role": role})
         and not lacking(sql, role)
         and not barred(sql, functions, role)
+        and not open_to_all(sql)
     )
 
 
@@ -115,6 +137,7 @@ def grant(sql: Connection, role: str) -> None:
 
     It gets nothing of other applications in the same schema, nor of the partitions by themselves.
     """
+    close(sql)
     quote = sql.dialect.identifier_preparer.quote_identifier
     schema = sql.scalar(text("SELECT quote_ident(current_schema())"))
     for privilege in (

@@ -84,6 +84,35 @@ def test_functions_of_another_owner_fail(database: Settings) -> None:
     assert "ALTER FUNCTION add_run_events_partition OWNER TO postgres" in shown
 
 
+def test_functions_that_everybody_may_execute_fail(database: Settings) -> None:
+    """They work with the privileges of the owner: any role could add and drop partitions."""
+    with owner(database) as execute:
+        execute("GRANT EXECUTE ON FUNCTION admit_run_events TO PUBLIC")
+
+    level, shown = found(database)["event functions"]
+
+    assert "fail" == level
+    assert "every role of the database may execute admit_run_events, with" in shown
+    assert "arkloop migrate" in shown
+
+
+@pytest.mark.parametrize(("days", "level"), [(150, None), (400, "warn")])
+def test_a_partition_that_ends_far_ahead_is_found(
+    database: Settings, days: int, level: str | None
+) -> None:
+    """Its events can be dropped after that alone. `arkloop migrate` makes some that end a retention
+    and a half from now.
+    """
+    with owner(database) as execute:
+        keep_only(execute, (-15, 15), (15, days))
+
+    finding = found(database).get("event partition ahead")
+
+    assert level == (finding and finding[0])
+    if finding is not None:
+        assert f"ends {ago(-days):%Y-%m-%d}, further ahead than" in finding[1]
+
+
 def test_a_schema_out_of_reach_is_named(database: Settings) -> None:
     """It is not taken for one that has to be migrated: the migrations have run."""
     with owner(database) as execute:

@@ -200,3 +200,23 @@ def test_the_service_drops_a_partition_without_runs(owned: str, is_apart: bool, 
         dropped = session.execute(drop).fetchone()
         left = session.execute("SELECT current_setting('arkloop.orgs')").fetchone()
     assert ((False,), (True,), (orgs,)) == (kept, dropped, left)
+
+
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_functions_that_a_restore_has_opened_to_all_are_closed(owned: str, is_apart: bool) -> None:
+    """A dump takes them from everybody in the statement that grants them to the service's role,
+    which fails where there is no such role.
+    """
+    service = service_of(owned) if is_apart else owned
+    assert 0 == migrate(owned, service).exit_code
+    with walls.owner(owned) as engine, engine.begin() as sql:
+        names = ", ".join(service_role.FUNCTIONS)
+        sql.execute(text(f"GRANT EXECUTE ON FUNCTION {names} TO PUBLIC"))
+        opened = service_role.open_to_all(sql)
+
+    assert 0 == migrate(owned, service).exit_code
+
+    with walls.owner(owned) as engine, engine.begin() as sql:
+        role = make_url(service).username
+        left = service_role.open_to_all(sql), service_role.barred(sql, opened, role)
+    assert ([*service_role.FUNCTIONS], ([], [])) == (opened, left)
