@@ -104,7 +104,7 @@ def _plain(column: Column[Any], ids: dict[str, UUID]) -> Any:
     if isinstance(kind, JSON | JSONB):
         return {"text": TEXT, "n": 1.5}
     if isinstance(kind, LargeBinary):
-        return b"\x00\xff\\" + ids["orgs"].bytes
+        return b"\x02\x00\xff\\" + ids["orgs"].bytes
     if isinstance(kind, DateTime):
         return AT
     if isinstance(kind, Date):

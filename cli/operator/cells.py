@@ -3,7 +3,7 @@ erasure of what it has left behind.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from uuid import UUID
@@ -21,11 +21,13 @@ from arkloop.cli.operator.database import (
     record,
     without_notifications,
 )
+from arkloop.cli.operator.encryption import COLUMNS
 from arkloop.cli.operator.erasure import confirmed
 from arkloop.cli.output import print_json, print_line
 from arkloop.shared.files import files
 from arkloop.shared.runs import operated_runs, sweep
 from arkloop.shared.sealing import org_keys
+from arkloop.shared.sealing.sealed_columns import older_than_org_key
 from arkloop.shared.security.encryption import CannotOpen, NoEncryptionKey, keyring
 from arkloop.shared.storage import schema
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -62,6 +64,10 @@ _MOVED_TO = "SELECT moved_to FROM orgs WHERE id = %s"
 _LEFT = "SELECT suspended_at, moved_to FROM orgs WHERE id = %s"
 #: How a message names the URL of the other cell.
 _TARGET = "--to (ARKLOOP_TARGET_DATABASE_URL)"
+_NOT_UNDER_FIRST = (
+    "Secrets of the {} are not under the first of --encryption-key. Give new,old, the new key"
+    " first: run `arkloop keys rotate-encryption` with that in both cells, and then this."
+)
 
 
 _target_option = click.option(
@@ -106,8 +112,9 @@ def copy(
     ):
         with connections.reading() as sql:
             org_id = find_org(sql, org)
+            older = [value for one in COLUMNS for value in older_than_org_key(sql, one, org_id)]
         epoch = _check_installations(source, target)
-        _check_keys(source, target, encryption_key, org_id)
+        _check_keys(source, target, encryption_key, org_id, older)
         rows: dict[str, int] = {}
         if _is_in_use(target, org_id):
             # An earlier call may have died before it noted this. The next check raises.
@@ -222,9 +229,15 @@ def _installation(connection: org_copies.Connection) -> tuple[UUID, str]:
 
 
 def _check_keys(
-    source: org_copies.Connection, target: org_copies.Connection, setting: str | None, org_id: UUID
+    source: org_copies.Connection,
+    target: org_copies.Connection,
+    setting: str | None,
+    org_id: UUID,
+    older: Collection[bytes],
 ) -> None:
-    """Check that both cells have encrypted by this setting what they have encrypted, if anything.
+    """Check that both cells have encrypted by the first key of this setting what they have
+    encrypted, if anything: once a cell is through with a rotation, nothing in it may be under the
+    former key, which is then removed. `older` are secrets of the org from before it had a key.
 
     Raises:
         ClickException
@@ -232,19 +245,24 @@ def _check_keys(
     ring = keyring(setting)
     of_org = "SELECT org_id, wrapped FROM org_keys WHERE org_id = %s"
     found = [("organization", org_copies.asked(source, of_org, [org_id]))]
-    if found[0][1] is not None:
+    if older or found[0][1] is not None:
         any_one = org_copies.asked(target, "SELECT org_id, wrapped FROM org_keys LIMIT 1")
         found.append(("other cell", any_one))
     for whose, row in found:
         if row is None:
             continue
+        wrapped = bytes(row[1])
         try:
-            org_keys.unwrapped(ring, bytes(row[1]), row[0])
+            org_keys.unwrapped(ring, wrapped, row[0])
         except (CannotOpen, NoEncryptionKey):
             raise click.ClickException(
                 f"The secrets of the {whose} are under another key than --encryption-key: both"
                 " cells need the same, see `arkloop keys rotate-encryption`."
             ) from None
+        if not ring.is_up_to_date(wrapped):
+            raise click.ClickException(_NOT_UNDER_FIRST.format(whose))
+    if not all(map(ring.is_up_to_date, older)):
+        raise click.ClickException(_NOT_UNDER_FIRST.format("organization"))
 
 
 def _is_in_use(target: org_copies.Connection, org_id: UUID) -> bool:

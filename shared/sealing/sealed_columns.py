@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, FromClause, LargeBinary, select, tuple_, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    FromClause,
+    LargeBinary,
+    select,
+    tuple_,
+    update,
+)
 
 from arkloop.shared.sealing import org_keys
 from arkloop.shared.security.encryption import (
@@ -96,6 +105,13 @@ def reseal(
             continue
         counts.resealed += 1
     return counts
+
+
+def older_than_org_key(sql: Connection, sealed: SealedColumn, org_id: UUID) -> list[bytes]:
+    """Return the org's values of the column that a key of the setting itself has encrypted."""
+    query = select(sealed.column).select_from(sealed.source)
+    found = sql.scalars(query.where(sealed.org_id == org_id, sealed.column.is_not(None)))
+    return [value for value in found if not is_of_org_key(value)]
 
 
 def column_of(table: Any, name: str, purpose: str) -> SealedColumn:

@@ -11,12 +11,16 @@ import pytest
 from sqlalchemy import Column, MetaData, Table, Uuid, text
 
 from arkloop.cli.operator import org_rows
+from arkloop.cli.operator.encryption import COLUMNS
 from arkloop.shared.billing import usage_sums
 from arkloop.shared.delivery import deliveries
 from arkloop.shared.errors import FileMissing
 from arkloop.shared.files import files
 from arkloop.shared.files.incoming import Facts
 from arkloop.shared.ids import new_id
+from arkloop.shared.sealing import org_keys
+from arkloop.shared.sealing.sealed_columns import reseal
+from arkloop.shared.security.encryption import keyring
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.postgres import connection_args
 from arkloop.shared.storage.tables import metadata
@@ -148,6 +152,49 @@ def test_cells_with_other_encryption_keys_are_refused(
 
     assert (1, []) == (refused.exit_code, contents(target, org_id)["orgs"])
     assert "under another key than --encryption-key" in refused.output
+
+
+def test_an_org_whose_key_is_not_rotated_yet_is_refused(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """Its secrets would be lost with the former key, where the other cell is through with that."""
+    first, second = connections.settings.encryption_key, "x" * 32
+    keys = f"{second},{first}", f"{first},{second}"
+    cells = connections, target
+    try:
+        refused = run("copy", "--encryption-key", keys[0])
+        nothing = contents(target, org_id)["orgs"]
+        for cell in cells:
+            org_keys.rewrap(cell, keyring(keys[0]))
+        done = run("copy", "--encryption-key", keys[0])
+        of_step_1 = run("copy", "--encryption-key", keys[1])
+    finally:
+        for cell in cells:
+            org_keys.rewrap(cell, keyring(keys[1]))
+
+    assert (1, [], 0, 1) == (refused.exit_code, nothing, done.exit_code, of_step_1.exit_code)
+    for one in (refused, of_step_1):
+        assert "Secrets of the organization are not under the first" in one.output
+        assert "the new key first: run `arkloop keys rotate-encryption`" in one.output
+
+
+def test_an_org_with_a_secret_under_a_former_key_is_refused(
+    run: Run, connections: Connections, target: Connections, org_id: UUID
+) -> None:
+    """Earlier releases have not encrypted it by the org's key, which is up to date here."""
+    first, former = connections.settings.encryption_key or "", "x" * 32
+    column, keys = COLUMNS[0], f"{first},{former}"
+    secret = keyring(former).seal("secret", org_id=org_id, purpose=column.purpose)
+    stored = column.column.table.update().where(column.org_id == org_id)
+    with connections.transaction() as tx:
+        tx.sql.execute(stored.values({column.column.name: secret}))
+
+    refused = run("copy", "--encryption-key", keys)
+    nothing = contents(target, org_id)["orgs"]
+    reseal(connections, column, keyring(keys), of_org=org_id)
+
+    assert (1, [], 0) == (refused.exit_code, nothing, run("copy").exit_code)
+    assert "Secrets of the organization are not under the first" in refused.output
 
 
 @pytest.mark.owner
