@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from arkloop.cli.output import compact, print_line, printable
+from arkloop.cli.output import compact, print_json, print_line, printable
 
 #: Stands for a value that is not there, so that every line of a pipe has every column.
 NOTHING = "-"
@@ -42,6 +42,16 @@ def print_record(record: Mapping[str, Any]) -> None:
     for name, value in record.items():
         gap = " " * (width - len(name) + 2) if width else "\t"
         print_line(f"{name}{gap}{_cell(value)}")
+
+
+def print_explanation(found: Mapping[str, Any], as_json: bool) -> None:
+    """Print why a run is where it is: a sentence, then what is behind it, one field per line."""
+    if as_json:
+        print_json(found)
+        return
+    print_line(found["sentence"])
+    fields = {name: found[name] for name in found if name not in ("sentence", "details")}
+    print_record(found["details"] | fields)
 
 
 def _cell(value: Any) -> str:

@@ -1,21 +1,17 @@
 """`GET /v1/runs/{run_id}:explain`: why a run is where it is."""
 
-from datetime import datetime
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
-from sqlalchemy import RowMapping
 
 from arkloop.api.auth.bearer import requires
 from arkloop.api.endpoints.run_types import Status
 from arkloop.api.http.current import actor, connections
 from arkloop.api.http.described import Json, Time, UuidText, described
 from arkloop.api.http.json_body import NoArguments, query_args
-from arkloop.shared.runs import explanation
-from arkloop.shared.runs.reasons import Action, Explanation, Reason
-from arkloop.shared.runs.states import phase_of, status_of
-from arkloop.shared.times import rfc3339, rfc3339_or_none
+from arkloop.shared.runs import shown_explanation
+from arkloop.shared.runs.reasons import Action, Reason
 
 bp = Blueprint("explanations", __name__)
 
@@ -90,34 +86,4 @@ class RunExplanation(TypedDict):
 def explain_run(run_id: UUID) -> Response:
     """Explain why a run is where it is, and what happens to it next."""
     query_args(NoArguments())
-    return jsonify(explained(*explanation.explain(connections(), actor(), run_id)))
-
-
-def explained(run: RowMapping, why: Explanation) -> dict[str, Any]:
-    """Return the explanation of a run as it is shown."""
-    is_cancelling = run["cancel_requested_at"] is not None
-    return {
-        "run_id": str(run["id"]),
-        "status": status_of(run["state"]),
-        "phase": phase_of(run["state"], cancel_requested=is_cancelling),
-        "reason": why.reason,
-        "sentence": why.sentence,
-        "since": rfc3339_or_none(why.since),
-        "next": _next(why),
-        "details": _plain(why.details),
-    }
-
-
-def _next(why: Explanation) -> NextAction | None:
-    if why.action is None:
-        return None
-    return {"action": why.action, "at": rfc3339_or_none(why.at)}
-
-
-def _plain(value: Any) -> Any:
-    """Convert the times in the details."""
-    if isinstance(value, datetime):
-        return rfc3339(value)
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return {key: _plain(one) for key, one in value.items()} if isinstance(value, dict) else value
+    return jsonify(shown_explanation.explained(connections(), actor(), run_id))

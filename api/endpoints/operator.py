@@ -12,7 +12,7 @@ from marshmallow import fields, validate
 from sqlalchemy import Row
 
 from arkloop.api.auth.bearer import authenticator, requires
-from arkloop.api.endpoints.explanations import RunExplanation, explained
+from arkloop.api.endpoints.explanations import RunExplanation
 from arkloop.api.http.audited import record_of_operator
 from arkloop.api.http.current import actor, connections_of_service, settings
 from arkloop.api.http.described import Json, Ok, Time, UuidText, described
@@ -25,7 +25,7 @@ from arkloop.shared.accounts import suspensions
 from arkloop.shared.actors import OPERATE
 from arkloop.shared.errors import Forbidden
 from arkloop.shared.monitoring import installation, measurements
-from arkloop.shared.runs import explanation, operated_runs
+from arkloop.shared.runs import operated_runs, shown_explanation
 from arkloop.shared.runs.moved_orgs import OrgMoved
 from arkloop.shared.runs.operated_runs import Outcome
 from arkloop.shared.runs.states import RunState, phase_of
@@ -246,10 +246,7 @@ def list_stuck_runs() -> Response:
 def explain_operated_run(run_id: UUID) -> Response:
     """Explain why a run of any org is where it is."""
     query_args(NoArguments())
-    service = connections_of_service()
-    with service.reading() as sql:
-        reader = operated_runs.reader_of(sql, run_id)
-    return jsonify(explained(*explanation.explain(service, reader, run_id)))
+    return jsonify(shown_explanation.explained_to_operator(connections_of_service(), run_id))
 
 
 @bp.post("/v1/operator/runs/<id:run_id>:requeue")

@@ -11,7 +11,7 @@ from arkloop.cli.client import standard_input
 from arkloop.cli.client.client import Client
 from arkloop.cli.client.event_stream import RunEvent, follow
 from arkloop.cli.client.server_address import find_server
-from arkloop.cli.listing import print_record, print_rows
+from arkloop.cli.listing import print_explanation, print_record, print_rows
 from arkloop.cli.output import (
     compact,
     escaped,
@@ -85,12 +85,7 @@ def explain(run_id: UUID, as_json: bool) -> None:
     The first line is the sentence; then its code, and the ids and times behind it, one field per
     line.
     """
-    found = Client(find_server()).get(f"/runs/{run_id}:explain")
-    if as_json:
-        print_json(found)
-        return
-    print_line(found.pop("sentence"))
-    print_record(found.pop("details") | found)
+    print_explanation(Client(find_server()).get(f"/runs/{run_id}:explain"), as_json)
 
 
 @runs.command()

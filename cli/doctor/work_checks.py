@@ -98,7 +98,7 @@ def _queue(alive: int, queued: int, oldest: float, ahead: int, last: float) -> F
     if oldest < _LATE:
         return ok("queue", shown)
     advice = (
-        "Start more workers, if they are busy; `arkloop runs explain` says what a run waits for."
+        "Start more workers, if they are busy; `arkloop admin explain` says what a run waits for."
         if alive
         else "Start a worker."
     )

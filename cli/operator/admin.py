@@ -7,7 +7,7 @@ from uuid import UUID
 
 import click
 
-from arkloop.cli.listing import print_fields
+from arkloop.cli.listing import print_explanation, print_fields
 from arkloop.cli.operator.database import (
     database_url_option,
     find_org,
@@ -18,10 +18,10 @@ from arkloop.cli.operator.database import (
 from arkloop.cli.operator.operators import operators
 from arkloop.cli.operator.orgs import orgs
 from arkloop.cli.output import compact, print_json, print_line, printable
-from arkloop.shared.config import MAX_RETENTION_DAYS
+from arkloop.shared.config import MAX_RETENTION_DAYS, Settings
 from arkloop.shared.errors import RunNotFound
 from arkloop.shared.monitoring import installation
-from arkloop.shared.runs import operated_runs, retention
+from arkloop.shared.runs import operated_runs, retention, shown_explanation
 from arkloop.shared.runs.moved_orgs import OrgMoved
 from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.times import plain_values
@@ -120,6 +120,33 @@ def stuck(
             silent_seconds=silent_seconds,
         )
         _print(found, as_json)
+
+
+@admin.command()
+@database_url_option
+@lease_option
+@_heartbeat_option
+@click.option(
+    "--sweep-seconds",
+    envvar="ARKLOOP_SWEEP_SECONDS",
+    type=click.FloatRange(min=0.1),
+    default=Settings.sweep_seconds,
+    show_default=True,
+    help="The time between two sweeps.",
+)
+@click.argument("run_id", type=click.UUID)
+@click.option("--json", "as_json", is_flag=True, help="Print the explanation as JSON.")
+def explain(database_url: str, run_id: UUID, as_json: bool, **settings: float) -> None:
+    """Explain why a run of any organization is where it is, and what happens to it next.
+
+    It prints the same as `arkloop runs explain`.
+    """
+    with without_notifications(database_url, **settings) as connections:
+        try:
+            found = shown_explanation.explained_to_operator(connections, run_id)
+        except RunNotFound:
+            raise click.ClickException(f"There is no run {run_id}.") from None
+    print_explanation(found, as_json)
 
 
 @admin.command()

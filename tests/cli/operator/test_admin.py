@@ -79,6 +79,24 @@ def test_what_is_stuck_is_listed(run: Run, stored: StoredRuns) -> None:
     assert "problem=worker_lost" in line and "state=executing" in line
 
 
+def test_a_run_of_any_org_is_explained(run: Run, stored: StoredRuns) -> None:
+    """The sentence comes first, as of `arkloop runs explain`, and times follow the settings."""
+    claim, unknown = stored.claimed(seen_at=ago(seconds=20)), new_id()
+
+    shown = run("explain", str(claim.run_id))
+    reasons = []
+    for seconds in ("2", "60"):
+        found = run("explain", str(claim.run_id), "--json", heartbeat_seconds=seconds)
+        reasons.append(json.loads(found.output)["reason"])
+    missing = run("explain", str(unknown))
+
+    assert 0 == shown.exit_code, shown.output
+    sentence, *fields = shown.output.splitlines()
+    assert "worker" in sentence and f"run_id\t{claim.run_id}" in fields
+    assert ["worker.silent", "starting"] == reasons
+    assert (1, f"Error: There is no run {unknown}.\n") == (missing.exit_code, missing.output)
+
+
 def test_queues_and_workers_are_listed(run: Run, stored: StoredRuns, alice: User) -> None:
     """The list has all orgs."""
     stored.create()
