@@ -1,14 +1,17 @@
 """Privileges: those of the service's role, and what an owner who is no superuser may do."""
 
+import re
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
 from alembic import command
 from click.testing import CliRunner, Result
 from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.exc import InternalError
 
 from arkloop.cli.dev.embedded_postgres import EmbeddedPostgres
 from arkloop.cli.main import main
@@ -17,6 +20,8 @@ from arkloop.shared.ids import new_id
 from arkloop.shared.storage import schema, service_role
 from tests import walls
 from tests.shared.storage.test_schema import alembic_config, migrated_to
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_limits_are_judged_before_the_last_migration_is_done(
@@ -220,3 +225,29 @@ def test_functions_that_a_restore_has_opened_to_all_are_closed(owned: str, is_ap
         role = make_url(service).username
         left = service_role.open_to_all(sql), service_role.barred(sql, opened, role)
     assert ([*service_role.FUNCTIONS], ([], [])) == (opened, left)
+
+
+def test_a_second_role_takes_the_place_of_the_service_s(owned: str) -> None:
+    """The statements of the guide, with which no process has to stop for another password."""
+    guide = (ROOT / "docs/how-to/operations.md").read_text()
+    [section] = re.findall(r"^## Rotating the passwords .*?^## ", guide, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^ *```sql\n(.*?)^ *```$", section, re.DOTALL | re.MULTILINE)
+    first = str(make_url(service_of(owned)).username)
+    second = walls.as_user(owned, f"{first}_2")
+    create, remove = (block.replace("arkloop_service", first) for block in blocks)
+    assert 0 == migrate(owned, service_of(owned)).exit_code
+
+    with walls.owner(owned) as engine, engine.begin() as sql:
+        sql.execute(text(create))
+    done = migrate(owned, second)
+    with walls.owner(owned) as engine:
+        with pytest.raises(InternalError, match="cannot be dropped"), engine.begin() as sql:
+            sql.execute(text(f"DROP ROLE {first}"))
+        with engine.begin() as sql:
+            sql.execute(text(remove))
+            role, former = (service_role.find(sql, name) for name in (f"{first}_2", first))
+            has_all = service_role.has_all(sql, f"{first}_2")
+
+    assert 0 == done.exit_code, done.output
+    assert role is not None and not role.owns_tables and not role.is_above_policies
+    assert (None, True) == (former, has_all)
