@@ -47,6 +47,10 @@ MAX_MATCHED = 20_000
 _MAX_WORK_FOR_ALL = 20_000
 _MAX_COPIED = 250_000
 
+#: Characters of the keywords of one schema that count as a node, with 8 more for each: most have
+#: fewer. Unknown ones count, too, since the library keeps them.
+_KEYWORDS_PER_NODE = 128
+
 _MAX_REASON_CHARACTERS = 240
 
 _OLD_DRAFTS = ("draft-04", "draft-06", "draft-07")
@@ -245,6 +249,7 @@ class _Rebuilding:
         if not isinstance(node, Mapping):
             self._count(len(json.dumps(node)) // 8)  # the names of `dependencies`, say
             return only_names(node)
+        self._count((8 * len(node) + sum(map(len, node))) // _KEYWORDS_PER_NODE)
         reference = node.get("$ref")
         if "$dynamicRef" in node or "$recursiveRef" in node:
             raise InvalidSchema("Dynamic references (`$dynamicRef`) are not supported.")

@@ -48,6 +48,36 @@ def test_a_part_that_is_referred_to_often_costs_little(
     assert is_usable == usable[0]
 
 
+def multiplied(part: Any) -> dict[str, Any]:
+    """Return a schema that has a part 2,304 times."""
+    either = [{"$ref": "#/$defs/y"}] * 48
+    return repeated({"allOf": either}, 48, y=part)
+
+
+@pytest.mark.parametrize(
+    "part", [{f"{number:x}": 1 for number in range(1_650)}, {"x" * 20_000: 1}], ids=["many", "long"]
+)
+def test_keywords_count(part: dict[str, Any]) -> None:
+    """Each is compiled wherever the schema is referred to, known or not."""
+    with pytest.raises(InvalidSchema, match="too large"):
+        JsonSchema(multiplied(part))
+
+
+def test_keywords_of_a_real_schema_do_not_count() -> None:
+    """A node has a few of them. It is the text `"string"` that counts as one more."""
+    part = {
+        "type": "array",
+        "title": "Labels",
+        "description": "The labels of the issue.",
+        "items": {"type": "string", "minLength": 1, "maxLength": 64, "examples": ["bug"]},
+        "minItems": 1,
+        "maxItems": 9,
+        "uniqueItems": True,
+        "x-order": 3,
+    }
+    assert 4 == JsonSchema({"properties": {"labels": part}}).nodes
+
+
 @pytest.mark.parametrize(
     "pattern",
     [
