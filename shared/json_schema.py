@@ -50,6 +50,8 @@ _MAX_COPIED = 250_000
 #: Characters of the keywords of one schema that count as a node, with 8 more for each: most have
 #: fewer. Unknown ones count, too, since the library keeps them.
 _KEYWORDS_PER_NODE = 128
+#: Likewise of the names of properties around a schema: each is kept with the text of its place.
+_NAMES_PER_NODE = 256
 
 _MAX_REASON_CHARACTERS = 240
 
@@ -225,6 +227,7 @@ class _Rebuilding:
         self, root: Mapping[str, Any], max_patterns: int, *, is_brief: bool = False
     ) -> None:
         self.nodes = self.more = self.pattern_weight = self._unevaluated = 0
+        self._name_characters = 0
         self._root = root
         self._max_patterns = max_patterns
         self._is_brief = is_brief
@@ -243,7 +246,7 @@ class _Rebuilding:
 
     def _schema(self, node: Any, trail: tuple[str, ...], depth: int) -> Any:
         """Rebuild one schema; `trail` has the references that led to it."""
-        self._count(1)
+        self._count(1 + self._name_characters // _NAMES_PER_NODE)
         if depth > MAX_DEPTH:
             raise InvalidSchema(f"The schema is nested deeper than {MAX_DEPTH} levels.")
         if not isinstance(node, Mapping):
@@ -295,7 +298,7 @@ class _Rebuilding:
                 self.left_out.append("The pattern of `patternProperties` is not supported.")
                 return
             rebuilt[keyword] = {
-                name: self._schema(item, trail, depth) for name, item in value.items()
+                name: self._named(name, item, trail, depth) for name, item in value.items()
             }
         elif keyword in _UNEVALUATED and self._unevaluated > MAX_UNEVALUATED:
             self.left_out.append(f"`{keyword}` is nested deeper than {MAX_UNEVALUATED} levels.")
@@ -311,6 +314,12 @@ class _Rebuilding:
             self._count(len(json.dumps(value)) // 8)
             self.more += MORE_NODES * takes_longer(keyword, value)
             rebuilt[keyword] = only_names(value) if keyword in _NAMES else value
+
+    def _named(self, name: str, node: Any, trail: tuple[str, ...], depth: int) -> Any:
+        self._name_characters += len(name)
+        rebuilt = self._schema(node, trail, depth)
+        self._name_characters -= len(name)
+        return rebuilt
 
     def _referred(self, reference: str, trail: tuple[str, ...], depth: int) -> Any:
         if reference in trail:

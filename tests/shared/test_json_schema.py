@@ -63,6 +63,17 @@ def test_keywords_count(part: dict[str, Any]) -> None:
         JsonSchema(multiplied(part))
 
 
+def test_long_names_count() -> None:
+    """The text of its place is kept for each node: of the properties around it, too."""
+    name = "x" * 10_000
+    many = multiplied({"minLength": 1})
+    above = {"properties": {name: {"allOf": many["allOf"]}}, "$defs": many["$defs"]}
+    for schema in (multiplied({"properties": {name: {}}}), above):
+        with pytest.raises(InvalidSchema, match="too large"):
+            JsonSchema(schema)
+    assert 1 + 2 * (1 + 10_000 // 256) == JsonSchema({"properties": {name: {"items": {}}}}).nodes
+
+
 def test_keywords_of_a_real_schema_do_not_count() -> None:
     """A node has a few of them. It is the text `"string"` that counts as one more."""
     part = {
