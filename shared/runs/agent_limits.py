@@ -11,7 +11,8 @@ from sqlalchemy import Connection, func, select
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events.types import RunError
-from arkloop.shared.json_schema import MAX_WORK, JsonSchema, measured, short
+from arkloop.shared.json_schema import JsonSchema, short
+from arkloop.shared.schema_work import MAX_WORK, measured
 from arkloop.shared.storage.tables.events import run_events
 
 #: Characters of an output under patterns: a web process checks it, and serves nothing meanwhile.

@@ -5,13 +5,8 @@ from typing import Any
 
 from arkloop.shared import json_text
 from arkloop.shared.errors import InvalidRequest
-from arkloop.shared.json_schema import (
-    MAX_MATCHED,
-    MAX_WORK,
-    InvalidSchema,
-    JsonSchema,
-    measured,
-)
+from arkloop.shared.json_schema import MAX_MATCHED, InvalidSchema, JsonSchema
+from arkloop.shared.schema_work import MAX_WORK, measured
 
 #: The kinds of requests: fields to fill in, and a page to visit.
 FORM, AUTHORIZATION = "form", "authorization"

@@ -10,8 +10,9 @@ import pytest
 from arkloop.shared import portable_schema
 from arkloop.shared.catalog import client_tools
 from arkloop.shared.errors import InvalidRequest
-from arkloop.shared.json_schema import InvalidSchema, JsonSchema, measured
+from arkloop.shared.json_schema import InvalidSchema, JsonSchema
 from arkloop.shared.runs import agent_limits, form_replies
+from arkloop.shared.schema_work import measured
 from arkloop.worker.contract.argument_schema import ArgumentSchema
 from tests.processor_time import is_within
 

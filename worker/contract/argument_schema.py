@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from jsonschema_rs import ValidationError, ValidationErrorKind
 
 from arkloop.shared.catalog import output_schema
-from arkloop.shared.json_schema import MAX_MATCHED, MAX_WORK, JsonSchema, measured, short
+from arkloop.shared.json_schema import MAX_MATCHED, JsonSchema, short
+from arkloop.shared.schema_work import MAX_WORK, measured
 from arkloop.worker.contract.cpu_slices import cpu_slice
 
 MAX_ERRORS = 5

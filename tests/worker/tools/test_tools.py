@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, Field, PydanticUserError
 
-from arkloop.shared import json_schema
+from arkloop.shared import json_schema, schema_work
 from arkloop.shared.catalog import personas
 from arkloop.shared.security import egress
 from arkloop.worker import tools
@@ -324,7 +324,7 @@ def test_the_page_has_each_tool_and_the_limits_of_the_code() -> None:
         f"{json_schema.MAX_DEPTH} levels",
         f"at most {json_schema.MAX_PATTERNS} are",
         f"more than {argument_schema.MAX_MATCHED:,}",
-        f"may be {json_schema.MAX_WORK:,}",
+        f"may be {schema_work.MAX_WORK:,}",
     ):
         assert text in page
 
