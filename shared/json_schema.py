@@ -75,7 +75,7 @@ _NEEDLESS = (
 )
 _UNEVALUATED = ("unevaluatedItems", "unevaluatedProperties")
 #: Would turn a subschema that became more lenient into a refusal.
-_STRICT = ("if", "not", *_UNEVALUATED)
+_STRICT = ("if", "maxContains", "not", *_UNEVALUATED)
 
 
 class InvalidSchema(Exception):
