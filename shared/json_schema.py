@@ -76,6 +76,8 @@ _NEEDLESS = (
 _UNEVALUATED = ("unevaluatedItems", "unevaluatedProperties")
 #: Would turn a subschema that became more lenient into a refusal.
 _STRICT = ("if", "maxContains", "not", *_UNEVALUATED)
+#: Likewise if there is a `format` in this keyword.
+_STRICT_WITH_FORMAT = {"if": "if", "maxContains": "contains", "not": "not"}
 
 
 class InvalidSchema(Exception):
@@ -87,7 +89,8 @@ class JsonSchema:
 
     Not checked: `format`, a `pattern` that is large or that only a backtracking engine can match,
     a `multipleOf` that is tiny, and what a schema says of itself again below itself: `unchecked`
-    has a sentence about each, except for `format`.
+    has a sentence about each, except for `format`. A keyword that would refuse more values without
+    it, like a `not` around it, is not checked either.
 
     Raises:
         InvalidSchema: it is no schema, too large, or refers to another document.
@@ -224,7 +227,7 @@ class _Rebuilding:
         self, root: Mapping[str, Any], max_patterns: int, *, is_brief: bool = False
     ) -> None:
         self.nodes = self.more = self.pattern_weight = self._unevaluated = 0
-        self._name_characters = 0
+        self._name_characters = self._formats = self._dropped_ifs = 0
         self._root = root
         self._max_patterns = max_patterns
         self._is_brief = is_brief
@@ -258,12 +261,17 @@ class _Rebuilding:
         if isinstance(reference, str) and self._refers_alone:
             return self._referred(reference, trail, depth)
         left_out, patterns = len(self.left_out), self.pattern_weight
+        dropped_ifs = self._dropped_ifs
         looks_twice = any(keyword in node for keyword in _UNEVALUATED)
         self._unevaluated += looks_twice
         rebuilt: dict[str, Any] = {}
+        with_format = set()
         for keyword, value in node.items():
             if keyword not in _NEEDLESS:
+                formats = self._formats
                 self._keyword(rebuilt, keyword, value, trail, depth + 1)
+                if self._formats > formats:
+                    with_format.add(keyword)
         if isinstance(reference, str):
             referred = self._referred(reference, trail, depth)
             rebuilt["allOf"] = [*rebuilt.get("allOf", ()), referred]
@@ -274,11 +282,19 @@ class _Rebuilding:
         if is_lenient:
             for keyword in _STRICT:
                 rebuilt.pop(keyword, None)
+        for keyword, around in _STRICT_WITH_FORMAT.items():
+            if around in with_format:
+                rebuilt.pop(keyword, None)
+        self._dropped_ifs += "if" in with_format
+        if self._dropped_ifs > dropped_ifs:  # and with it, what `then` and `else` evaluate
+            for keyword in _UNEVALUATED:
+                rebuilt.pop(keyword, None)
         # `alternatives` come after `unevaluated…` beside them, which refuses all if none fits.
         is_late = self._is_brief and looks_twice
         for keyword in ("anyOf", "oneOf"):
-            if keyword in rebuilt and (is_late or (is_lenient and keyword == "oneOf")):
-                either = {"anyOf" if is_lenient else keyword: rebuilt.pop(keyword)}
+            is_any = keyword == "oneOf" and (is_lenient or keyword in with_format)
+            if keyword in rebuilt and (is_late or is_any):
+                either = {"anyOf" if is_any else keyword: rebuilt.pop(keyword)}
                 self.patterned[id(either)] = either
                 rebuilt["allOf"] = [*rebuilt.get("allOf", ()), either]
         if self.pattern_weight > patterns:
@@ -310,6 +326,7 @@ class _Rebuilding:
         else:
             self._count(len(json.dumps(value)) // 8)
             self.more += MORE_NODES * takes_longer(keyword, value)
+            self._formats += keyword == "format" and isinstance(value, str)
             rebuilt[keyword] = only_names(value) if keyword in _NAMES else value
 
     def _named(self, name: str, node: Any, trail: tuple[str, ...], depth: int) -> Any:

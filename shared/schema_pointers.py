@@ -35,8 +35,8 @@ def pointer_to(root: Mapping[str, Any], path: Iterable[str | int]) -> str:
     """Return the JSON Pointer (RFC 6901) of a path, as far as there is something in `root`.
 
     The path may be one of the schema without references: what one leads to then stands in the place
-    of the reference and of all beside it, in newer drafts behind the schema's own `allOf`. Its
-    pointer is that of where it is written.
+    of the reference and of all beside it, in newer drafts behind the schema's own `allOf`. A
+    `oneOf` may have become an `anyOf` there. The pointer is that of where it is written.
     """
     refers_alone = "draft-0" in str(root.get("$schema"))
     place: Any = root
@@ -56,6 +56,9 @@ def pointer_to(root: Mapping[str, Any], path: Iterable[str | int]) -> str:
             found = pointer = referred
             place, rest = target_of(root, referred), rest[2:]
             continue
+        match rest:
+            case ["allOf", int(n), "anyOf", *below] if _was_one_of(n, place):
+                rest = ["oneOf", *below]
         try:
             place = place[rest[0]]
         except (LookupError, TypeError):
@@ -69,6 +72,12 @@ def pointer_to(root: Mapping[str, Any], path: Iterable[str | int]) -> str:
 def _referred(place: Any) -> tuple[str, ...] | None:
     reference = place.get("$ref") if isinstance(place, Mapping) else None
     return parts_of(reference) if isinstance(reference, str) else None
+
+
+def _was_one_of(member: int, place: Any) -> bool:
+    """Return whether a member of `allOf` was added for the `oneOf` beside it."""
+    is_one_of = isinstance(place, Mapping) and "oneOf" in place
+    return is_one_of and member >= _length(place.get("allOf"))
 
 
 def _length(of: Any) -> int:
