@@ -64,10 +64,10 @@ def is_strict(schema: Mapping[str, Any]) -> bool:
     """Return whether OpenAI's strict mode takes the schema as it is.
 
     It requires every property, and forbids others: where the schema does not, it would mean
-    something else.
+    something else. Nothing may stand beside a `$ref`.
     """
     is_flat_enough = _levels(schema) <= _MAX_OPENAI_LEVELS
-    return is_flat_enough and "anyOf" not in schema and _fits(schema, _OPENAI, requires_all=True)
+    return is_flat_enough and "anyOf" not in schema and _fits(schema, _OPENAI, is_openai=True)
 
 
 def openai_format(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,10 +77,10 @@ def openai_format(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_of_anthropic(schema: Mapping[str, Any]) -> bool:
     """Return whether Anthropic's structured output takes the schema as it is."""
-    return _fits(schema, _ANTHROPIC, requires_all=False)
+    return _fits(schema, _ANTHROPIC, is_openai=False)
 
 
-def _fits(schema: Any, keywords: frozenset[str], *, requires_all: bool) -> bool:
+def _fits(schema: Any, keywords: frozenset[str], *, is_openai: bool) -> bool:
     if not isinstance(schema, Mapping) or not schema.keys() <= keywords:
         return False
     if not all(isinstance(schema[name], type_) for name, type_ in _TYPES if name in schema):
@@ -89,18 +89,24 @@ def _fits(schema: Any, keywords: frozenset[str], *, requires_all: bool) -> bool:
         return False
     if not schema.keys() & _KINDS:
         return False
+    if is_openai and "$ref" in schema and len(schema) > 1:
+        return False
+    if not is_openai and any(
+        "$ref" in one for one in schema.get("allOf", ()) if isinstance(one, Mapping)
+    ):
+        return False
     properties, types = schema.get("properties", {}), schema.get("type")
     if "properties" in schema or "object" in (types if isinstance(types, list) else [types]):
         is_closed = schema.get("additionalProperties") is False
         if not is_closed or (
-            requires_all and {*map(str, schema.get("required", ()))} != {*properties}
+            is_openai and {*map(str, schema.get("required", ()))} != {*properties}
         ):
             return False
     inner = [*properties.values(), *schema.get("anyOf", ()), *schema.get("allOf", ())]
     inner += [schema["items"]] if "items" in schema else []
     for name in ("$defs", "definitions"):
         inner += schema.get(name, {}).values()
-    return all(_fits(one, keywords, requires_all=requires_all) for one in inner)
+    return all(_fits(one, keywords, is_openai=is_openai) for one in inner)
 
 
 def _levels(value: Any) -> int:

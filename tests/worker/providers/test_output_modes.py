@@ -36,6 +36,15 @@ def nested(levels: int) -> dict[str, Any]:
         (closed(properties={"a": {"anyOf": [closed(), {"type": "null"}]}}), True, True),
         (closed(properties={"a": {"$ref": "#/$defs/b"}}, **{"$defs": {"b": closed()}}), True, True),
         (closed(properties={"a": {"type": "string", "format": "date"}}), True, True),
+        # OpenAI: "$ref cannot have keywords {'description'}."
+        (
+            closed(
+                properties={"a": {"$ref": "#/$defs/b", "description": "A b."}},
+                **{"$defs": {"b": closed()}},
+            ),
+            False,
+            True,
+        ),
         # A property that may be missing: OpenAI requires it all the same.
         (closed(required=[]), False, True),
         # Further properties are allowed.
@@ -61,6 +70,14 @@ def nested(levels: int) -> dict[str, Any]:
         (closed(properties={"a": {"type": "string", "format": "iri"}}), False, False),
         (closed(properties={"a": {"type": "string", "default": "x"}}), False, False),
         (closed(properties={"a": {"allOf": [{"type": "string"}]}}), False, True),
+        # Anthropic: "`allOf` with `$ref` not supported"
+        (
+            closed(
+                properties={"a": {"allOf": [{"$ref": "#/$defs/b"}]}}, **{"$defs": {"b": closed()}}
+            ),
+            False,
+            False,
+        ),
         (closed(properties={"a": {"oneOf": [{"type": "string"}]}}), False, False),
         (closed(properties={"a": {}}), False, False),
         (closed(anyOf=[{"required": ["a"]}]), False, False),
