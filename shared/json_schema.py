@@ -23,7 +23,7 @@ from arkloop.shared.schema_keywords import (
     takes_longer,
 )
 from arkloop.shared.schema_patterns import OPTIONS, folded_classes, is_supported
-from arkloop.shared.schema_pointers import parts_of, pointer_to, target_of
+from arkloop.shared.schema_pointers import parts_of, pointer_to, refers_alone, target_of
 
 #: Of a schema whose references are replaced; 8 characters of plain data count as one.
 MAX_NODES = 5_000
@@ -52,7 +52,6 @@ _NAMES_PER_NODE = 256
 
 _MAX_REASON_CHARACTERS = 240
 
-_OLD_DRAFTS = ("draft-04", "draft-06", "draft-07")
 _SCHEMA = (
     *("additionalItems", "additionalProperties", "contains", "else", "if", "items", "not"),
     *("propertyNames", "then", "unevaluatedItems", "unevaluatedProperties"),
@@ -239,7 +238,7 @@ class _Rebuilding:
         #: Rebuilt schemas with patterns in them, by id; kept, so that no other one gets the id.
         self.patterned: dict[int, Any] = {}
         draft = root.get("$schema", "")
-        self._refers_alone = any(name in draft for name in _OLD_DRAFTS)
+        self._refers_alone = refers_alone(root)
         self.result = self._schema(root, ("#",), 0)
         if draft:
             self.result["$schema"] = draft

@@ -27,14 +27,18 @@ _WORK_PER_SCHEMA = 32  # some 20 µs
 _WORK_PER_NAME = 8
 
 
-def merged(schema: Mapping[str, Any], characters: int) -> tuple[dict[str, Any], int]:
-    """Return the merged `properties` and `required` of a schema of this length, and the work.
+def merged(
+    schema: Mapping[str, Any], root: Mapping[str, Any], characters: int
+) -> tuple[dict[str, Any], int]:
+    """Return the merged `properties` and `required` of a schema, and the work.
+
+    Its references are those of `root`, which has this length.
 
     Raises: InvalidSchema: its alternatives are too large to merge.
     """
     most = _LEAST_WORK + _WORK_PER_CHARACTER * characters
-    merging = _Merging(schema, most)
-    return merging.merged(), most - merging.remaining
+    merging = _Merging(root, most)
+    return merging.merged(schema), most - merging.remaining
 
 
 #: The number that stands for the schema of an alternative that does not have the property: each
@@ -67,9 +71,9 @@ class _Merging:
         self._schemas: list[Any] = [{}]  # likewise
         self.remaining = work
 
-    def merged(self) -> dict[str, Any]:
-        """Return `properties` and `required` of the whole, without those that would be empty."""
-        properties, required, _ = self._members(self._root)
+    def merged(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `properties` and `required` of a schema, without those that would be empty."""
+        properties, required, _ = self._members(schema)
         named = {name: self._joined(found) for name, found in properties.items()}
         merged = {"properties": named, "required": required}
         return {keyword: value for keyword, value in merged.items() if value}

@@ -4,15 +4,15 @@ Vendors check all tools of a request together, and refuse the request for one of
 accepts draft 2020-12 alone, and no `anyOf`, `oneOf` and `allOf` at the top; OpenAI accepts neither
 these nor `enum` and `not` there, and no array without `items`; llama.cpp accepts no `true` in place
 of a schema, Kimi no references but to `#/$defs/<name>`, and Google no `required` property that is
-not defined. The form is for the model: its calls are checked against the schema as the tool's
-author wrote it.
+not defined, and nothing beside a `$ref` but `description` and `default`. The form is for the model:
+its calls are checked against the schema as the tool's author wrote it.
 """
 
 import json
 import logging
 import re
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import jsonschema_rs
@@ -21,7 +21,7 @@ from arkloop.shared import merged_properties
 from arkloop.shared.json_schema import InvalidSchema, no_schema, short
 from arkloop.shared.required_properties import only_defined
 from arkloop.shared.schema_keywords import only_names
-from arkloop.shared.schema_pointers import parts_of, target_of
+from arkloop.shared.schema_pointers import parts_of, refers_alone, target_of
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +56,26 @@ _ANNOTATIONS = (
     *(("$comment", str), ("description", str), ("title", str), ("examples", list)),
     *(("deprecated", bool), ("readOnly", bool), ("writeOnly", bool)),
 )
+#: Beside a `$ref`: what Google accepts, and what says something of values.
+_BESIDE_REFERENCE = frozenset({"$ref", "description", "default"})
+_LIMITS = (_SCHEMA | _LIST_OF_SCHEMAS | _MAP_OF_SCHEMAS | _NAMES) - {"$defs", "definitions"}
+_LIMITS |= {
+    *("const", "enum", "exclusiveMaximum", "exclusiveMinimum", "format", "maxContains", "maxItems"),
+    *("maxLength", "maxProperties", "maximum", "minContains", "minItems", "minLength"),
+    *("minProperties", "minimum", "multipleOf", "pattern", "uniqueItems"),
+}
+_LIMITS -= {"contentSchema"}
 _REBUILT = _SCHEMA | _LIST_OF_SCHEMAS | _MAP_OF_SCHEMAS | _NAMES | {"$ref"}
 _BOUNDS = (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum"))
 
-_NOT_AT_THE_TOP = (*merged_properties.COMPOSITIONS, "enum", "not")
+#: At the top with a `$ref` in old drafts: what is not replaced.
+_KEPT_AT_THE_TOP = ("$schema", "$id", "$defs", "definitions", "type", "description", "default")
+#: Keywords that mean something else without one another.
+_TOGETHER = (
+    *({"if", "then", "else"}, {"additionalProperties", "patternProperties"}),
+    *({"additionalItems", "items", "prefixItems"}, {"contains", "maxContains", "minContains"}),
+)
+_NOT_AT_THE_TOP = ("$ref", *merged_properties.COMPOSITIONS, "enum", "not")
 #: Only the escapes of a pointer can make it another one than that of the name.
 _TO_DEFINITION = re.compile(r"#/\$defs/([^/~%]+)")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -114,9 +130,14 @@ def _rebuilt(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], "_Rebuilding
     rebuilding = _Rebuilding(schema)
     flat = schema
     if any(keyword in schema for keyword in _NOT_AT_THE_TOP):
-        flat = {keyword: schema[keyword] for keyword in schema if keyword not in _NOT_AT_THE_TOP}
+        top = _followed(schema)
+        flat = {keyword: top[keyword] for keyword in top if keyword not in _NOT_AT_THE_TOP}
+        # In newer drafts, both the top and what it refers to have a say of a property.
+        merging = top if refers_alone(schema) else schema
         try:
-            properties, rebuilding.merging_work = merged_properties.merged(schema, _length(schema))
+            properties, rebuilding.merging_work = merged_properties.merged(
+                merging, schema, _length(schema)
+            )
             flat |= properties
         except InvalidSchema:
             rebuilding.is_whole = False
@@ -124,6 +145,31 @@ def _rebuilt(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], "_Rebuilding
     if found is not schema:
         found = {keyword: value for keyword, value in found.items() if keyword != "$schema"}
     return found, rebuilding
+
+
+def _followed(root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the top of a schema with the keywords of what its `$ref` leads to.
+
+    In newer drafts the top may have keywords beside it, which come first.
+    """
+    is_alone = refers_alone(root)
+    top: dict[str, Any] = {**root}
+    place: Any = root
+    seen: set[tuple[str, ...] | None] = {None, ()}
+    while isinstance(place, Mapping) and isinstance(reference := place.get("$ref"), str):
+        pointer = parts_of(reference, root)
+        if pointer is None or pointer in seen:
+            break
+        seen.add(pointer)
+        place = target_of(root, pointer)
+        if isinstance(place, Mapping):
+            if is_alone:
+                top = {keyword: root[keyword] for keyword in _KEPT_AT_THE_TOP if keyword in root}
+            taken = {*top}.union(*(some for some in _TOGETHER if some & top.keys()))
+            for keyword, value in place.items():
+                if keyword not in taken and keyword != "definitions" and keyword[:1] != "$":
+                    top[keyword] = value
+    return top
 
 
 class _Rebuilding:
@@ -137,6 +183,7 @@ class _Rebuilding:
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
+        self._refers_alone = refers_alone(root)
         definitions = root.get("$defs")
         self._own = definitions if isinstance(definitions, Mapping) else {}
         self._names: dict[tuple[str, ...], str] = {}  # of the copies, by their pointers
@@ -170,6 +217,9 @@ class _Rebuilding:
         """Return a schema in the new form; the same object if it has it already."""
         if not isinstance(given, dict):
             return _object(given)
+        if self._refers_alone and isinstance(given.get("$ref"), str):
+            others = given.keys() - _BESIDE_REFERENCE
+            given = _without(given, others) if others else given
         # No reference leads there any more.
         left_out = ("definitions",) if is_top else ("definitions", "$defs")
         schema = {**given} if any(keyword in given for keyword in left_out) else given
@@ -181,7 +231,7 @@ class _Rebuilding:
                 schema[keyword] = new
                 if new is None:
                     del schema[keyword]
-        return _modernized(schema)
+        return _modernized(_referring(schema))
 
     def _value(self, keyword: str, value: Any) -> Any:
         if keyword in _NAMES:
@@ -237,6 +287,27 @@ def _object(schema: Any) -> Any:
     return only_names(schema)
 
 
+def _referring(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema with nothing beside a `$ref` that Google does not accept there.
+
+    What limits no value is left out. Beside a keyword that does, the reference becomes a member of
+    `allOf`, so that `unevaluated…` still knows what it evaluates.
+    """
+    others = schema.keys() - _BESIDE_REFERENCE
+    if not others or not isinstance(schema.get("$ref"), str):
+        return schema
+    if others.isdisjoint(_LIMITS):
+        return _without(schema, others)
+    members = schema.get("allOf", [])
+    if not isinstance(members, list):
+        return schema
+    return {**_without(schema, {"$ref"}), "allOf": [*members, {"$ref": schema["$ref"]}]}
+
+
+def _without(schema: Mapping[str, Any], keywords: Set[str]) -> dict[str, Any]:
+    return {name: schema[name] for name in schema if name not in keywords}
+
+
 def _modernized(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a schema without what older drafts write differently, and with what OpenAI misses."""
     first = schema.get("items")
@@ -253,7 +324,7 @@ def _modernized(schema: dict[str, Any]) -> dict[str, Any]:
                 schema[exclusive] = schema.pop(bound)
     for keyword, kind in _ANNOTATIONS:
         if keyword in schema and not isinstance(schema[keyword], kind):
-            schema = {name: schema[name] for name in schema if name != keyword}
+            schema = _without(schema, {keyword})
     return schema
 
 

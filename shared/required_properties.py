@@ -14,9 +14,7 @@ _OF_PARTS = ("items", "additionalProperties", "unevaluatedItems", "unevaluatedPr
 _LIST_OF_PARTS = "prefixItems"
 _MAPS_OF_PARTS = ("properties", "patternProperties")
 #: Keywords with schemas that define properties of the same object, at least in some cases.
-_BESIDE = frozenset(
-    {"$ref", "allOf", "anyOf", "oneOf", "then", "else", "dependencies", "dependentSchemas"}
-)
+_BESIDE = frozenset({"allOf", "anyOf", "oneOf", "then", "else", "dependencies", "dependentSchemas"})
 #: Keywords with schemas that may not allow more than before.
 _DECISIVE = ("contains", "if", "not", "oneOf")
 _MAPS = (*_MAPS_OF_PARTS, "$defs", "dependencies", "dependentSchemas")

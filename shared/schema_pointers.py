@@ -8,6 +8,11 @@ from urllib.parse import unquote
 _INDEX = re.compile(r"0|[1-9][0-9]*")
 
 
+def refers_alone(root: Mapping[str, Any]) -> bool:
+    """Return whether keywords beside a `$ref` mean nothing, as in drafts before 2019-09."""
+    return "draft-0" in str(root.get("$schema"))
+
+
 def parts_of(reference: str) -> tuple[str, ...] | None:
     """Return the parts of a reference within the schema, None for one that leads elsewhere."""
     if reference == "#":
@@ -38,7 +43,7 @@ def pointer_to(root: Mapping[str, Any], path: Iterable[str | int]) -> str:
     of the reference and of all beside it, in newer drafts behind the schema's own `allOf`. A
     `oneOf` may have become an `anyOf` there. The pointer is that of where it is written.
     """
-    refers_alone = "draft-0" in str(root.get("$schema"))
+    is_alone = refers_alone(root)
     place: Any = root
     found: tuple[str, ...] = ()
     pointer = found
@@ -46,7 +51,7 @@ def pointer_to(root: Mapping[str, Any], path: Iterable[str | int]) -> str:
     most = len(rest)  # references without a part of the path between them, which may be a circle
     while rest:
         referred = _referred(place)
-        if referred is not None and refers_alone:
+        if referred is not None and is_alone:
             if rest[0] in place or not most:  # the path may also be one of what stands beside it
                 break
             most -= 1

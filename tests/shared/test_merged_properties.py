@@ -17,9 +17,11 @@ SECONDS = 1.0
 
 
 def hidden(**parts: Any) -> dict[str, Any]:
-    """Build a schema of which an old draft reads nothing but the reference at the top."""
+    """Build a schema with a part of which an old draft reads nothing but the reference."""
     own = {"type": "object", "properties": {"own": {"type": "string"}}, "required": ["own"]}
-    return {"$schema": DRAFT_7, **own, "$ref": "#/e", "e": {}, **parts}
+    composed = {keyword: parts.pop(keyword) for keyword in ("allOf", "anyOf") if keyword in parts}
+    composed["$ref"] = "#/definitions/e"
+    return {"$schema": DRAFT_7, **own, "allOf": [composed], "definitions": {"e": {}, **parts}}
 
 
 def alternatives(number: int) -> dict[str, Any]:
@@ -30,15 +32,15 @@ def doubling(levels: int) -> dict[str, Any]:
     """Build a schema whose property is composed of twice the one of the level before."""
     defs: dict[str, Any] = {"d0": {"properties": {"p": {"a": 0}}}}
     for level in range(1, levels):
-        below = {"$ref": f"#/defs/d{level - 1}"}
+        below = {"$ref": f"#/definitions/defs/d{level - 1}"}
         defs[f"d{level}"] = {**below, "anyOf": [{**below, "properties": {"p": {"a": level}}}]}
-    return hidden(defs=defs, allOf=[{"$ref": f"#/defs/{name}"} for name in defs])
+    return hidden(defs=defs, allOf=[{"$ref": f"#/definitions/defs/{name}"} for name in defs])
 
 
 def spellings(number: int) -> list[dict[str, Any]]:
     """Return references to `xxxxxxxxxxx`, each spelled in another way."""
     letters = [[("x", "%78")[place >> bit & 1] for bit in range(11)] for place in range(number)]
-    return [{"$ref": "#/" + "".join(spelled)} for spelled in letters]
+    return [{"$ref": "#/definitions/" + "".join(spelled)} for spelled in letters]
 
 
 def levels(number: int) -> dict[str, Any]:
@@ -46,15 +48,17 @@ def levels(number: int) -> dict[str, Any]:
     part: dict[str, Any] = {"allOf": [{}] * 1_000}
     for _ in range(number):
         part = {"allOf": [part]}
-    references = [{"$ref": "#/x" + "/allOf/0" * level} for level in range(number)]
+    references = [{"$ref": "#/definitions/x" + "/allOf/0" * level} for level in range(number)]
     return hidden(x=part, allOf=references)
 
 
 NAMES = [f"n{place}" for place in range(2_000)]
 EXPENSIVE = [
-    hidden(x=alternatives(1_000), anyOf=[{"$ref": "#/x"}] * 1_000),
-    hidden(x={"properties": {name: {} for name in NAMES}}, anyOf=[{"$ref": "#/x"}] * 1_000),
-    hidden(x={"required": NAMES}, allOf=[{"anyOf": [{"$ref": "#/x"}] * 2_500}]),
+    hidden(x=alternatives(1_000), anyOf=[{"$ref": "#/definitions/x"}] * 1_000),
+    hidden(
+        x={"properties": {name: {} for name in NAMES}}, anyOf=[{"$ref": "#/definitions/x"}] * 1_000
+    ),
+    hidden(x={"required": NAMES}, allOf=[{"anyOf": [{"$ref": "#/definitions/x"}] * 1_700}]),
     hidden(xxxxxxxxxxx=alternatives(800), anyOf=spellings(800)),
     doubling(22),
     levels(25),

@@ -61,7 +61,6 @@ def test_a_property_without_a_definition_is_not_required(
     [
         # The definition stands beside it.
         {"type": "object", "required": ["b"], "allOf": [{"$ref": "#/$defs/B"}]},
-        {"required": ["b"], "$ref": "#/$defs/B", "type": "object"},
         {**of("kind", "b", kind=TEXT), "anyOf": [{"$ref": "#/$defs/B"}]},
         # Conditions on a value that is described elsewhere; without them, others would hold.
         {"properties": {"b": TEXT}, "anyOf": [{"required": ["b"]}, {"required": ["c"]}]},

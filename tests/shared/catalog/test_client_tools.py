@@ -83,11 +83,11 @@ def test_schemas_that_are_large_together_are_refused() -> None:
 
 
 def test_schemas_whose_alternatives_are_large_together_are_refused() -> None:
-    """Each is small, and draft 7 reads nothing of it but the reference at the top."""
+    """Each is small, and draft 7 reads nothing of its alternative but the reference."""
     draft = "http://json-schema.org/draft-07/schema#"
     named: dict[str, Any] = {"properties": {f"{i:x}": {} for i in range(100)}}
-    merged = {"$ref": "#/e", "e": {}, "x": named, "anyOf": [{"$ref": "#/x"}] * 60}
-    schema = {"$schema": draft, "type": "object", **merged}
+    either = {"$ref": "#/e", "anyOf": [{"$ref": "#/x"}] * 60}
+    schema = {"$schema": draft, "type": "object", "e": {}, "x": named, "anyOf": [either]}
     many = client_tools.read([{**TOOL, "name": f"t{i}", "parameters": schema} for i in range(30)])
 
     client_tools.check_new(many[:5])
