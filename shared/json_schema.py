@@ -72,6 +72,8 @@ _NEEDLESS = (
     *("default", "deprecated", "description", "example", "examples", "id", "readOnly", "title"),
     "writeOnly",
 )
+#: The pointers of the root and of the references that led to a part, however they are written.
+_Trail = tuple[tuple[str, ...], ...]
 _UNEVALUATED = ("unevaluatedItems", "unevaluatedProperties")
 #: Would turn a subschema that became more lenient into a refusal.
 _STRICT = ("if", "maxContains", "not", *_UNEVALUATED)
@@ -230,7 +232,8 @@ class _Rebuilding:
         self._root = root
         self._max_patterns = max_patterns
         self._is_brief = is_brief
-        self._targets: dict[str, Any] = {}  # of references: to read a long one takes a while
+        #: Of references: to read a long one takes a while.
+        self._targets: dict[str, tuple[tuple[str, ...], Any]] = {}
         self._weights: dict[str, int] = {}  # of patterns, likewise
         self.patterns: list[str] = []
         self.left_out: list[str] = []
@@ -239,12 +242,12 @@ class _Rebuilding:
         self.patterned: dict[int, Any] = {}
         draft = root.get("$schema", "")
         self._refers_alone = refers_alone(root)
-        self.result = self._schema(root, ("#",), 0)
+        self.result = self._schema(root, ((),), 0)
         if draft:
             self.result["$schema"] = draft
 
-    def _schema(self, node: Any, trail: tuple[str, ...], depth: int) -> Any:
-        """Rebuild one schema; `trail` has the references that led to it."""
+    def _schema(self, node: Any, trail: _Trail, depth: int) -> Any:
+        """Rebuild one schema; `trail` has the pointers of the references that led to it."""
         self._count(1 + self._name_characters // _NAMES_PER_NODE)
         if depth > MAX_DEPTH:
             raise InvalidSchema(f"The schema is nested deeper than {MAX_DEPTH} levels.")
@@ -255,7 +258,8 @@ class _Rebuilding:
         reference = node.get("$ref")
         if "$dynamicRef" in node or "$recursiveRef" in node:
             raise InvalidSchema("Dynamic references (`$dynamicRef`) are not supported.")
-        if depth and isinstance(node.get("$id"), str):
+        own = node.get("$id")
+        if depth and isinstance(own, str) and not own.startswith("#"):  # an anchor, in old drafts
             raise InvalidSchema("Embedded schema resources (`$id`) are not supported.")
         if isinstance(reference, str) and self._refers_alone:
             return self._referred(reference, trail, depth)
@@ -301,7 +305,7 @@ class _Rebuilding:
         return rebuilt
 
     def _keyword(
-        self, rebuilt: dict[str, Any], keyword: str, value: Any, trail: tuple[str, ...], depth: int
+        self, rebuilt: dict[str, Any], keyword: str, value: Any, trail: _Trail, depth: int
     ) -> None:
         if keyword in _LIST_OF_SCHEMAS and isinstance(value, list):
             rebuilt[keyword] = [self._schema(item, trail, depth) for item in value]
@@ -328,30 +332,35 @@ class _Rebuilding:
             self._formats += keyword == "format" and isinstance(value, str)
             rebuilt[keyword] = only_names(value) if keyword in _NAMES else value
 
-    def _named(self, name: str, node: Any, trail: tuple[str, ...], depth: int) -> Any:
+    def _named(self, name: str, node: Any, trail: _Trail, depth: int) -> Any:
         self._name_characters += len(name)
         rebuilt = self._schema(node, trail, depth)
         self._name_characters -= len(name)
         return rebuilt
 
-    def _referred(self, reference: str, trail: tuple[str, ...], depth: int) -> Any:
-        if reference in trail:
-            self.left_out.append(f"The recursive `$ref` {short(reference)!r} is not supported.")
-            return {}
+    def _referred(self, reference: str, trail: _Trail, depth: int) -> Any:
         if reference not in self._targets:
             self._targets[reference] = self._target(reference)
-        target = self._targets[reference]
-        return self._schema(target, (*trail, reference), depth + 1)
+        pointer, target = self._targets[reference]
+        if pointer in trail:
+            self.left_out.append(f"The recursive `$ref` {short(reference)!r} is not supported.")
+            return {}
+        return self._schema(target, (*trail, pointer), depth + 1)
 
-    def _target(self, reference: str) -> Any:
-        """Return what a reference leads to. Raises: InvalidSchema: nothing within the schema."""
-        pointer = parts_of(reference)
+    def _target(self, reference: str) -> tuple[tuple[str, ...], Any]:
+        """Return where a reference leads to, and what is there.
+
+        Raises: InvalidSchema: there is nothing within the schema.
+        """
+        pointer = parts_of(reference, self._root)
+        if pointer is None and reference.startswith("#"):
+            raise InvalidSchema("References to anchors are not supported; use `#/$defs/<name>`.")
         if pointer is None:
             raise InvalidSchema("References to other documents are not supported.")
         target = target_of(self._root, pointer)
         if target is None:
             raise InvalidSchema(f"Unresolvable `$ref`: {short(reference)}")
-        return target
+        return pointer, target
 
     def _can_match(self, pattern: str) -> bool:
         if pattern not in self._weights:

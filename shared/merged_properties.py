@@ -120,7 +120,7 @@ class _Merging:
             return [self._members(one, depth) for one in value]
         if keyword != "$ref" or not isinstance(value, str):
             return []
-        pointer = parts_of(value)
+        pointer = parts_of(value, self._root)
         if pointer not in self._known:
             self._known[pointer] = _Members({}, [])  # where it refers to itself
             target = None if pointer is None else target_of(self._root, pointer)

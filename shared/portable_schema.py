@@ -217,6 +217,8 @@ class _Rebuilding:
         """Return a schema in the new form; the same object if it has it already."""
         if not isinstance(given, dict):
             return _object(given)
+        if str(given.get("$id")).startswith("#"):  # an anchor, in old drafts
+            given = _without(given, {"$id"})
         if self._refers_alone and isinstance(given.get("$ref"), str):
             others = given.keys() - _BESIDE_REFERENCE
             given = _without(given, others) if others else given
@@ -256,7 +258,7 @@ class _Rebuilding:
         definition = _TO_DEFINITION.fullmatch(given)
         if definition is not None and definition[1] in self._own:
             return given
-        pointer = parts_of(given)
+        pointer = parts_of(given, self._root)
         target = None if pointer is None else target_of(self._root, pointer)
         if pointer is None or not isinstance(target, Mapping | bool):
             self.dangling.append(given)

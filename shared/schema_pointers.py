@@ -13,9 +13,15 @@ def refers_alone(root: Mapping[str, Any]) -> bool:
     return "draft-0" in str(root.get("$schema"))
 
 
-def parts_of(reference: str) -> tuple[str, ...] | None:
-    """Return the parts of a reference within the schema, None for one that leads elsewhere."""
-    if reference == "#":
+def parts_of(reference: str, root: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the parts of a reference within the schema, None for one that leads elsewhere.
+
+    It may begin with the schema's own `$id`.
+    """
+    own = root.get("$id")
+    if isinstance(own, str):
+        reference = reference.removeprefix(own.removesuffix("#"))
+    if reference in ("", "#"):
         return ()
     if not reference.startswith("#/"):
         return None
@@ -50,7 +56,7 @@ def pointer_to(root: Mapping[str, Any], path: Iterable[str | int]) -> str:
     rest = [*path]
     most = len(rest)  # references without a part of the path between them, which may be a circle
     while rest:
-        referred = _referred(place)
+        referred = _referred(place, root)
         if referred is not None and is_alone:
             if rest[0] in place or not most:  # the path may also be one of what stands beside it
                 break
@@ -74,9 +80,9 @@ def pointer_to(root: Mapping[str, Any], path: Iterable[str | int]) -> str:
     return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in found)
 
 
-def _referred(place: Any) -> tuple[str, ...] | None:
+def _referred(place: Any, root: Mapping[str, Any]) -> tuple[str, ...] | None:
     reference = place.get("$ref") if isinstance(place, Mapping) else None
-    return parts_of(reference) if isinstance(reference, str) else None
+    return parts_of(reference, root) if isinstance(reference, str) else None
 
 
 def _was_one_of(member: int, place: Any) -> bool:

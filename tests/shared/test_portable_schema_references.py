@@ -137,3 +137,47 @@ def test_what_is_invalid_beside_a_reference_stays(part: dict[str, Any]) -> None:
     with pytest.raises(InvalidSchema, match="Not a JSON Schema"):
         check(schema)
     assert part.items() <= portable(schema)["$defs"]["unused"].items()
+
+
+ROOT = "https://example.com/s"
+
+
+@pytest.mark.parametrize("given", [ROOT, ROOT + "#"])
+def test_a_reference_may_begin_with_the_id_of_the_whole(given: str) -> None:
+    """It leads to the same place as without, in the model's schema and in the check of calls."""
+    schema = {**of({"$ref": f"{ROOT}#/$defs/L"}), "allOf": [{"$ref": f"{ROOT}#/$defs/M"}]}
+    schema |= {"$id": given, "$defs": {"L": LIST, "M": {"required": ["p"]}, "N": {"$ref": ROOT}}}
+
+    compiled = JsonSchema(schema).validator
+    sent = portable(schema)
+
+    check(schema)
+    assert compiled.is_valid({"p": ["a"]})
+    assert not compiled.is_valid({"p": [1]})
+    assert not compiled.is_valid({})
+    assert LIST == sent["$defs"][sent["properties"]["p"]["$ref"].removeprefix("#/$defs/")]
+    assert ["p"] == sent["required"]
+
+
+@pytest.mark.parametrize("given", [ROOT, ROOT + "#"])
+@pytest.mark.parametrize("reference", [ROOT, ROOT + "#", "", "#"])
+def test_a_reference_to_the_whole_may_be_written_in_each_way(given: str, reference: str) -> None:
+    """The whole is then known to be within itself, and is no part with an `$id` of its own."""
+    kids = {"type": "array", "items": {"$ref": reference}}
+    schema = {"$id": given, "type": "object", "properties": {"kids": kids}}
+
+    compiled = JsonSchema(schema)
+    check(schema)
+
+    assert [f"The recursive `$ref` {reference!r} is not supported."] == compiled.unchecked
+    assert compiled.validator.is_valid({"kids": [{}]})
+    assert not compiled.validator.is_valid({"kids": 1})
+
+
+def test_an_id_that_is_an_anchor_is_left_out() -> None:
+    """Generators of draft 7 write one for each part, and draft 2020-12 forbids it."""
+    schema = {"$schema": DRAFT_7, **of({"$id": "#/properties/p", **LIST})}
+
+    check(schema)
+    assert of(LIST) == portable(schema)
+    assert not JsonSchema(schema).validator.is_valid({"p": 1})
