@@ -13,12 +13,13 @@ from arkloop.shared.actors import Actor
 from arkloop.shared.catalog import http_tools
 from arkloop.shared.catalog.personas import (
     KEY,
+    InvalidPersona,
     Persona,
     builtin,
     from_stored,
-    read,
     to_stored,
     tools_of_server,
+    understood,
 )
 from arkloop.shared.errors import InvalidRequest, PersonaPublished
 from arkloop.shared.storage import org_locks
@@ -117,7 +118,11 @@ def persona_of(row: Row[Any]) -> Persona:
     Raises:
         InvalidPersona: it is of a release that knows other fields, tools or limits.
     """
-    return read(row.key, row.version, from_stored(row.definition))
+    # Without compiling its schemas: an earlier release may have taken what this one refuses.
+    persona, problems = understood(row.key, row.version, from_stored(row.definition))
+    if problems:
+        raise InvalidPersona(problems)
+    return persona
 
 
 def overview(sql: Connection, org_id: UUID) -> tuple[dict[str, str], frozenset[str]]:

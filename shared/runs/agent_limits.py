@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select
 from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events.types import RunError
-from arkloop.shared.json_schema import JsonSchema, short
+from arkloop.shared.json_schema import InvalidSchema, JsonSchema, short
 from arkloop.shared.schema_work import MAX_WORK, measured
 from arkloop.shared.storage.tables.events import run_events
 
@@ -23,7 +23,11 @@ COUNTED_BYTES = 16 * 1024
 
 
 def check_output(persona: Persona, content: str, output: Mapping[str, Any] | None) -> None:
-    """Check the output of a run. Raises: InvalidRequest: it does not fit the persona's schema."""
+    """Check the output of a run.
+
+    Raises:
+        InvalidRequest: it does not fit the persona's schema, or this release cannot use that.
+    """
     if persona.output_schema is None:
         if output is not None:
             raise InvalidRequest(output=["the persona has no output_schema"])
@@ -36,12 +40,16 @@ def check_output(persona: Persona, content: str, output: Mapping[str, Any] | Non
         is_same = False
     if not is_same:
         raise InvalidRequest(content=["must be the JSON text of `output`"])
-    schema = JsonSchema(persona.output_schema)
+    try:
+        schema = JsonSchema(persona.output_schema)
+    except InvalidSchema as error:  # an earlier release has stored it
+        why = f"this release of the server does not support its schema: {error}"
+        raise InvalidRequest(output=[f"cannot be validated: {why}"]) from None
     work = schema.weight * measured(output, MAX_WORK // schema.weight)
     if work > MAX_WORK or schema.matched_characters(output, MAX_MATCHED) > MAX_MATCHED:
         raise InvalidRequest(output=["is too large to validate"])
-    for error in schema.errors(output, work):
-        why = f"does not fit the persona's output_schema: {_misfit(error)}"
+    for misfit in schema.errors(output, work):
+        why = f"does not fit the persona's output_schema: {_misfit(misfit)}"
         raise InvalidRequest(output=[why])
 
 

@@ -65,6 +65,8 @@ def run(
     Raises:
         RunFailure: the run fails. StopRun, LeaseLost: this attempt ends.
     """
+    if agent.output:
+        _ = agent.output.validator  # before the run pays for an answer that nothing can validate
     requests = RequestBuilder(agent, context, turns, stop)
     if turns and not turns[-1].calls and not turns[-1].output_errors:
         content, reason = turns[-1].content, limit_reached or "stop"

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from arkloop.shared import json_text
+from arkloop.shared.json_schema import InvalidSchema
 from arkloop.shared.json_text import InvalidJSON
 from arkloop.worker.agent.model_call import Reply
 from arkloop.worker.agent.route_chain import RouteChain
@@ -74,13 +75,13 @@ class OutputSchema:
         """Read a final answer.
 
         Raises:
-            RunFailure: the model refused to answer, which no repair changes.
+            RunFailure: the model refused to answer, which no repair changes; or as `validator`.
         """
         if stop_reason == "content_filter":
             raise RunFailure("output.invalid", "The model refused to give the output.")
         try:
             value = _json(content)
-            errors = self._validator.errors(value)
+            errors = self.validator.errors(value)
         except InvalidJSON as error:
             value, errors = None, [_sentence(*problem) for problem in error.problems.items()]
         if errors and stop_reason == "length":
@@ -88,9 +89,18 @@ class OutputSchema:
         return Output(None if errors else value, errors)
 
     @cached_property
-    def _validator(self) -> ArgumentSchema:
-        with cpu_slice():
-            return ArgumentSchema(self.schema, OUTPUT)
+    def validator(self) -> ArgumentSchema:
+        """The validator of final answers.
+
+        Raises:
+            RunFailure: the release that stored the schema could use it, and this one cannot.
+        """
+        try:
+            with cpu_slice():
+                return ArgumentSchema(self.schema, OUTPUT)
+        except InvalidSchema as error:
+            why = f"This release of the server does not support the run's `output_schema`: {error}"
+            raise RunFailure("output.invalid", why) from None
 
 
 class Output(NamedTuple):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert
 
-from arkloop.shared.catalog import client_tools, published_personas
+from arkloop.shared.catalog import client_tools, output_schema, published_personas
 from arkloop.shared.catalog import personas as definitions
 from arkloop.shared.errors import InvalidRequest, PersonaPublished
 from arkloop.shared.ids import new_id
@@ -84,6 +84,35 @@ def test_a_client_tool_that_an_earlier_release_took_stays(stored: StoredRuns) ->
     assert loose == read.parameters
     with pytest.raises(ValueError, match="Not a JSON Schema"):
         client_tools.check_new([read])
+
+
+WEIGHTY = {"type": "string", "pattern": "(?i)^[a-zà-ÿ][a-zà-ÿ' .-]*$"}
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"x": {"type": "number", "multipleOf": 1e-31}},
+        {"x": {"$ref": "#/allOf/-1"}},
+        {f"x{number}": WEIGHTY for number in range(12)},
+    ],
+    ids=["divisor", "reference", "patterns"],
+)
+def test_a_schema_that_an_earlier_release_took_stays(
+    stored: StoredRuns, properties: dict[str, object]
+) -> None:
+    """No release may refuse what cannot be published again: queued runs have this version, too."""
+    schema = {"type": "object", "properties": properties}
+    tool = {"name": "locate", "description": "x", "parameters": schema, "client": True}
+    publish(stored, "mine", "1", output_schema=schema, client_tools=[tool])
+
+    with stored.connections.reading() as sql:
+        row = published_personas.find(sql, stored.actor.org_id, "mine", "1")
+    assert row is not None
+    read = published_personas.persona_of(row)
+    assert [schema, schema] == [read.output_schema, read.client_tools[0].parameters]
+    with pytest.raises(ValueError, match=r"not supported|too large|Unresolvable|multiple"):
+        output_schema.check_new(schema)
 
 
 def test_a_published_version_stays(stored: StoredRuns) -> None:

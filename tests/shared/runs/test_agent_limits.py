@@ -99,6 +99,18 @@ def test_a_long_output_has_to_fit_its_patterns() -> None:
             check(**output)
 
 
+def test_an_output_that_nothing_can_validate_is_refused() -> None:
+    """The persona's schema is one that an earlier release took."""
+    schema = {"type": "object", "properties": {"n": {"$ref": "#/$defs/none"}}}
+    persona = Persona(key="p", version="1", agent="mine", output_schema=schema)
+
+    with pytest.raises(InvalidRequest) as refused:
+        agent_limits.check_output(persona, "{}", {})
+
+    [why] = refused.value.details["output"]
+    assert why.endswith("does not support its schema: Unresolvable `$ref`: #/$defs/none")
+
+
 def test_a_write_needs_one_connection(alice: User, connections: Connections) -> None:
     """What it reads of the catalog it reads with its own: else some at once wait for each other."""
     alice.post("/v1/personas", json={"key": "other", "system_prompt": "Hi"})
