@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from arkloop.shared import fault_points, logs, machine, times
+from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.claim import Claim
 from arkloop.shared.errors import LeaseLost, Unavailable
 from arkloop.shared.outage_log import OutageLog, reason_of
@@ -254,11 +255,11 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
         identity = preparation.identity_of(claim)
         return custom_agent.carry_out(process, run, identity, persona, earlier)
     run.steered = earlier.steered
-    chain, left = preparation.chain_of(process, run, persona, earlier)
-    run.chain = chain
-    first = chain.route
-    loader, most, windows = process.histories, most_bytes(chain, persona), chain.windows
+    first: Route | None = None
     try:
+        chain, left = preparation.chain_of(process, run, persona, earlier)
+        run.chain, first = chain, chain.route
+        loader, most, windows = process.histories, most_bytes(chain, persona), chain.windows
         if not run.is_resumed:
             run.admission.wait_after_refusals(first, persona.timeout_seconds * REFUSAL_WAIT_PART)
         with loader.history_of(claim, most, run, windows) as seen, closing(chain):
@@ -279,7 +280,7 @@ def _answer(process: WorkerProcess, active: ActiveRun, run: ClaimedRun) -> Answe
             run.admission.note_success(first)
             return answer
     except ProviderError as error:
-        if error.too_large is not None and error.too_large.is_per_minute:
+        if first is not None and error.too_large is not None and error.too_large.is_per_minute:
             run.admission.note_refusal(first)
         raise
     except DeadlineExceeded:

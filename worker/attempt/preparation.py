@@ -1,6 +1,7 @@
 """The preparation of an attempt: persona, routes, tools, and what earlier attempts have done."""
 
 import logging
+import time
 from dataclasses import replace
 
 from arkloop.shared.billing import budgets
@@ -95,8 +96,9 @@ def chain_of(
     def ask(route: Route) -> int | None:
         return context_sizes.ask(route, egress(route), run)
 
-    sizes = process.context_sizes
-    sized = [sizes.complete(route, ask) for route in routes]
+    # The run's time passes meanwhile: of several silent servers each run asks one more.
+    sizes, until = process.context_sizes, time.monotonic() + context_sizes.SECONDS
+    sized = [sizes.complete(r, ask if time.monotonic() < until else None) for r in routes]
     return RouteChain(sized, connect, earlier.dropped_settings, sizes.learner(routes)), left
 
 

@@ -27,11 +27,12 @@ class ContextSizes:
         self._connections = connections
         self._fresh: dict[str, tuple[float, int | None]] = {}  # by what was asked for
 
-    def complete(self, route: Route, ask: Ask) -> Route:
+    def complete(self, route: Route, ask: Ask | None) -> Route:
         """Return the route with the size of its context, as far as it is known.
 
-        `ask` asks its server; it is called where neither route nor Redis has a size. A server that
-        no request reaches, since the route's key is lost, is not asked.
+        `ask` asks its server; it is called where neither route nor Redis has a size (None: that has
+        to wait for another run). A server that no request reaches, since the route's key is lost,
+        is not asked.
         """
         if route.provider == "scripted" or route.has_lost_key:
             return route
@@ -39,8 +40,11 @@ class ContextSizes:
         until, size = self._fresh.get(f"{route.id} {what}", (0.0, None))
         if time.monotonic() > until:
             size = self._stored(route.id, what)
-            if size is None and route.context_tokens is None and (size := ask(route)) is not None:
-                self.learn(route, size)
+            if size is None and route.context_tokens is None:
+                if ask is None:
+                    return route
+                if (size := ask(route)) is not None:
+                    self.learn(route, size)
             self._remember(route, size)
         known = [tokens for tokens in (route.context_tokens, size) if tokens is not None]
         return replace(route, context_tokens=min(known, default=None))

@@ -1,10 +1,14 @@
 """The preparation of an attempt: what this worker lacks, and what earlier attempts have done."""
 
+import time
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from arkloop.shared.catalog.catalog import Catalog
+from arkloop.shared.catalog.model_routes import Route
 from arkloop.shared.events.types import ContextCompacted
 from arkloop.shared.threads import thread_contexts
 from arkloop.worker.agent.conversation import Counted, History, ResumeState, Turn
@@ -12,6 +16,7 @@ from arkloop.worker.attempt.claimed_run import ClaimedRun
 from arkloop.worker.attempt.preparation import chain_of, continued, persona_of
 from arkloop.worker.contract.outcomes import RunFailure
 from arkloop.worker.process.process import WorkerProcess
+from arkloop.worker.providers import context_sizes
 from tests.stored_runs import StoredRuns
 
 POINT = ContextCompacted(window_tokens=8_000, upto_position=3)
@@ -102,3 +107,24 @@ def test_a_persona_that_this_worker_lacks_is_no_crash_in_the_message(
     assert failed.value.retryable
     assert "This worker does not have persona 'new@1'" in str(failed.value)
     assert "which a deploy can cause" in str(failed.value)
+
+
+def test_of_several_silent_servers_each_run_asks_one_more(
+    process: WorkerProcess, attempt: ClaimedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run waits no longer for all of them than for one."""
+    asked: list[str] = []
+
+    def ask(route: Route, *_: Any) -> None:
+        asked.append(route.id)
+        time.sleep(2 * context_sizes.SECONDS)
+
+    monkeypatch.setattr(context_sizes, "SECONDS", 0.05)
+    monkeypatch.setattr(context_sizes, "ask", ask)
+    chain = [Route(id=id_, provider="openai", model="m") for id_ in ("one", "two", "three")]
+    monkeypatch.setattr(Catalog, "chain", lambda *_: chain)
+    persona = process.catalog.persona(attempt.claim.org_id, None)
+
+    for number in (1, 2, 3, 3):
+        chain_of(process, attempt, persona, ResumeState())
+        assert ["one", "two", "three"][:number] == asked
