@@ -64,8 +64,10 @@ class _Queue:
     workers: int  # alive, of the kind that executes it
 
 
-def explain(connections: Connections, actor: Actor, run_id: UUID) -> tuple[RowMapping, Explanation]:
-    """Return the run's row and why it is where it is.
+def explain(
+    connections: Connections, actor: Actor, run_id: UUID, *, also_deleted: bool = False
+) -> tuple[RowMapping, Explanation]:
+    """Return the run's row and why it is where it is; `also_deleted` is that of `queries.get`.
 
     Raises:
         RunNotFound: it does not exist, or the actor must not know of it.
@@ -78,7 +80,7 @@ def explain(connections: Connections, actor: Actor, run_id: UUID) -> tuple[RowMa
         sweep=settings.sweep_seconds,
     )
     with connections.reading() as sql:
-        run = queries.get(sql, actor, run_id)
+        run = queries.get(sql, actor, run_id, also_deleted=also_deleted)
     # Runs of other orgs are before it in the queue, and workers are those of all.
     with connections.of_all().reading() as sql:
         state = RunState(run["state"])

@@ -46,7 +46,7 @@ from arkloop.shared.storage.tables.accounts import SUSPENDED_ORGS, users
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import FIRST_WAITING, run_metadata, runs
 from arkloop.shared.storage.tables.threads import messages, threads
-from arkloop.shared.threads.visibility import IS_VISIBLE, seen_by
+from arkloop.shared.threads.visibility import IS_VISIBLE, IS_VISIBLE_OR_DELETED, seen_by
 
 #: What a list shows: of the other 30 columns each costs a little.
 _LISTED = [
@@ -94,7 +94,7 @@ QUEUE_POSITION = case(
         .scalar_subquery(),
     )
 ).label("queue_position")
-_RUN = (
+_RUN_OR_DELETED = (
     select(
         *runs.c,
         _LAST_SEQ,
@@ -107,8 +107,9 @@ _RUN = (
     )
     .join(threads, threads.c.id == runs.c.thread_id)
     .outerjoin(messages, messages.c.run_id == runs.c.id)
-    .where(runs.c.id == bindparam("run_id"), IS_VISIBLE)
+    .where(runs.c.id == bindparam("run_id"), IS_VISIBLE_OR_DELETED)
 )
+_RUN = _RUN_OR_DELETED.where(threads.c.deleted_at.is_(None))
 #: Filters of a list of runs; of the first four, an index has the rows in the order of the list.
 _FILTERS: Mapping[str, ColumnElement[bool]] = {
     **{
@@ -133,14 +134,17 @@ _INDEXED = ("thread_id", "parent_run_id", "end_user_id", "error_code")
 _THREAD_ID = select(threads.c.id).where(threads.c.id == bindparam("thread_id"), IS_VISIBLE)
 
 
-def get(sql: Connection, actor: Actor, run_id: UUID) -> RowMapping:
+def get(sql: Connection, actor: Actor, run_id: UUID, *, also_deleted: bool = False) -> RowMapping:
     """Return all columns of the run, its `last_seq`, and the `message_id` and `output` that it has
     left in its thread.
+
+    `also_deleted` finds runs of deleted threads, too.
 
     Raises:
         RunNotFound: it does not exist, or the actor must not know of it.
     """
-    row = sql.execute(_RUN, {"run_id": run_id, **seen_by(actor)})
+    query = _RUN_OR_DELETED if also_deleted else _RUN
+    row = sql.execute(query, {"run_id": run_id, **seen_by(actor)})
     run = row.mappings().one_or_none()
     if run is None:
         raise RunNotFound()

@@ -11,9 +11,11 @@ from arkloop.shared.storage.connections import Connections
 from arkloop.shared.times import rfc3339, rfc3339_or_none
 
 
-def explained(connections: Connections, actor: Actor, run_id: UUID) -> dict[str, Any]:
+def explained(
+    connections: Connections, actor: Actor, run_id: UUID, *, also_deleted: bool = False
+) -> dict[str, Any]:
     """Explain a run to the actor. Raises: RunNotFound, Unavailable: as `explanation.explain`."""
-    run, why = explanation.explain(connections, actor, run_id)
+    run, why = explanation.explain(connections, actor, run_id, also_deleted=also_deleted)
     is_cancelling = run["cancel_requested_at"] is not None
     following = {"action": why.action, "at": rfc3339_or_none(why.at)}
     return {
@@ -29,10 +31,14 @@ def explained(connections: Connections, actor: Actor, run_id: UUID) -> dict[str,
 
 
 def explained_to_operator(connections: Connections, run_id: UUID) -> dict[str, Any]:
-    """Explain a run of any org; `connections` work for all. Raises: RunNotFound, Unavailable."""
+    """Explain a run of any org, also of a deleted thread; `connections` work for all.
+
+    Raises:
+        RunNotFound, Unavailable
+    """
     with connections.reading() as sql:
         reader = operated_runs.reader_of(sql, run_id)
-    return explained(connections, reader, run_id)
+    return explained(connections, reader, run_id, also_deleted=True)
 
 
 def _plain(value: Any) -> Any:

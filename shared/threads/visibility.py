@@ -29,7 +29,7 @@ def seen_by(actor: Actor) -> Mapping[str, Any]:
 
 def visible(actor: Actor) -> ColumnElement[bool]:
     """Build SQL: the actor may see a row of `threads`."""
-    return _condition(
+    return threads.c.deleted_at.is_(None) & _condition(
         **{
             name: bindparam(None, value, type_=_TYPES[name])
             for name, value in seen_by(actor).items()
@@ -46,12 +46,14 @@ def _condition(
 ) -> ColumnElement[bool]:
     return and_(
         threads.c.org_id == org_id,
-        threads.c.deleted_at.is_(None),
         or_(threads.c.is_private == false(), threads.c.created_by_user_id == user_id),
         or_(seen_end_user_id.is_(None), threads.c.end_user_id == seen_end_user_id),
         or_(seen_thread_id.is_(None), threads.c.id == seen_thread_id),
     )
 
 
-#: The actor whom `seen_by` gives as parameters may see a row of `threads`.
-IS_VISIBLE = _condition(**{name: bindparam(name, type_=type_) for name, type_ in _TYPES.items()})
+#: The actor whom `seen_by` gives as parameters may see a row of `threads`, if it is not deleted.
+IS_VISIBLE_OR_DELETED = _condition(
+    **{name: bindparam(name, type_=type_) for name, type_ in _TYPES.items()}
+)
+IS_VISIBLE = threads.c.deleted_at.is_(None) & IS_VISIBLE_OR_DELETED

@@ -18,6 +18,7 @@ from arkloop.shared.runs import retention
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.runs import forgotten_events, runs
+from arkloop.shared.storage.tables.threads import threads
 from tests.clients import User
 from tests.stored_runs import StoredRuns, ago
 from tests.waiting import eventually
@@ -95,6 +96,21 @@ def test_a_run_of_any_org_is_explained(run: Run, stored: StoredRuns) -> None:
     assert "worker" in sentence and f"run_id\t{claim.run_id}" in fields
     assert ["worker.silent", "starting"] == reasons
     assert (1, f"Error: There is no run {unknown}.\n") == (missing.exit_code, missing.output)
+
+
+def test_a_run_of_a_deleted_thread_is_explained_to_the_operator(
+    run: Run, stored: StoredRuns, alice: User
+) -> None:
+    """Lists of stuck runs have it, and the org does not see it any more."""
+    claim = stored.claimed(seen_at=ago(seconds=3600))
+    gone = update(threads).where(threads.c.id == stored.row(claim.run_id)["thread_id"])
+    with stored.connections.transaction() as tx:
+        tx.sql.execute(gone.values(deleted_at=func.now()))
+
+    shown = run("explain", str(claim.run_id))
+
+    assert (0, True) == (shown.exit_code, f"run_id\t{claim.run_id}" in shown.output), shown.output
+    assert 404 == alice.get(f"/v1/runs/{claim.run_id}:explain").status_code
 
 
 def test_queues_and_workers_are_listed(run: Run, stored: StoredRuns, alice: User) -> None:
