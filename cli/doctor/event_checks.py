@@ -60,7 +60,7 @@ def _functions(sql: Connection) -> Iterator[Finding]:
             "event functions",
             f"every role of the database may execute {' and '.join(open_to_all)}, with the"
             " privileges of the owner: a restore did not find the role of the service",
-            "Run `arkloop migrate`: it takes that away.",
+            "Run `arkloop migrate` with ARKLOOP_OWNER_DATABASE_URL: it takes that away.",
         )
     if (owners := service_role.stray_functions(sql)) is not None:
         yield fail(

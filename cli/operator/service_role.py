@@ -25,6 +25,11 @@ STRAY = (
     " {2}"
 )
 
+OPEN = (
+    "every role of the database may execute {1}, and Postgres lets their owner alone take that"
+    " away: run this as {0}, whose URL ARKLOOP_OWNER_DATABASE_URL gives. No privilege was changed."
+)
+
 NEWER = (
     "the schema is newer than this release, which may not know all of its tables: use"
     " `--row-security on` of the release that made it. Nothing was changed."
@@ -63,7 +68,7 @@ def prepare_service(
 
     Raises:
         ClickException: there is no such role, or the tables and their functions have different
-            owners.
+            owners, or every role may execute these and this one cannot take that away.
         OperationalError, StandbyLost: as `schema.upgrade`.
     """
     with engine.begin() as sql:
@@ -84,6 +89,10 @@ def prepare_service(
         elif service_role.open_to_all(sql):
             require_confirmation(sql)
             service_role.close(sql)
+        # Postgres only warns where a role that is not the owner revokes.
+        if left := service_role.open_to_all(sql):
+            of = service_role.owner_of_functions(sql)
+            raise click.ClickException(OPEN.format(of, " and ".join(left)))
         is_on = row_security.is_on(sql)
     if switch == "off":
         row_security.lift(engine, lock_seconds=lock_seconds)

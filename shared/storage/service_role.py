@@ -108,6 +108,12 @@ def open_to_all(sql: Connection) -> list[str]:
     return list(rows)
 
 
+def owner_of_functions(sql: Connection) -> str:
+    """Return the owner of the functions with the owner's privileges, quoted."""
+    query = "SELECT quote_ident(pg_get_userbyid(proowner)) FROM pg_proc WHERE oid = to_regproc(:of)"
+    return str(sql.scalar(text(query), {"of": FUNCTIONS[0]}))
+
+
 def close(sql: Connection) -> None:
     """Let nobody execute the functions with the owner's privileges who was not granted that.
 

@@ -93,7 +93,7 @@ def test_functions_that_everybody_may_execute_fail(database: Settings) -> None:
 
     assert "fail" == level
     assert "every role of the database may execute admit_run_events, with" in shown
-    assert "arkloop migrate" in shown
+    assert "`arkloop migrate` with ARKLOOP_OWNER_DATABASE_URL" in shown
 
 
 @pytest.mark.parametrize(("days", "level"), [(150, None), (400, "warn")])

@@ -227,6 +227,22 @@ def test_functions_that_a_restore_has_opened_to_all_are_closed(owned: str, is_ap
     assert ([*service_role.FUNCTIONS], ([], [])) == (opened, left)
 
 
+def test_a_role_that_cannot_close_functions_is_refused(owned: str) -> None:
+    """Postgres only warns when the service revokes what the owner has granted."""
+    service = service_of(owned)
+    assert 0 == migrate(owned, service).exit_code
+    with walls.owner(owned) as engine, engine.begin() as sql:
+        sql.execute(text("GRANT EXECUTE ON FUNCTION admit_run_events TO PUBLIC"))
+
+    env = {"ARKLOOP_OWNER_DATABASE_URL": "", "ARKLOOP_DATABASE_URL": service}
+    refused = CliRunner().invoke(main, ["migrate"], env=env)
+
+    assert 1 == refused.exit_code, refused.output
+    assert "every role of the database may execute admit_run_events, and" in refused.output
+    assert f"run this as {make_url(owned).username}," in refused.output
+    assert 0 == migrate(owned, service).exit_code
+
+
 def test_a_second_role_takes_the_place_of_the_service_s(owned: str) -> None:
     """The statements of the guide, with which no process has to stop for another password."""
     guide = (ROOT / "docs/how-to/operations.md").read_text()
