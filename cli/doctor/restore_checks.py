@@ -16,8 +16,8 @@ _SHOWN = 10
 _MOST = 100
 _LAST_ID = UUID(int=(1 << 128) - 1)
 _RESTORE_AGAIN = (
-    "If it comes from a dump, load that again, in sections, each of which must end with status 0:"
-    " docs/how-to/operations.md"
+    "If nothing was stored since a dump was loaded, load it again, in sections:"
+    " docs/how-to/operations.md; otherwise "
 )
 
 # Each run by an index: joined, the tables might be read as a whole.
@@ -39,18 +39,29 @@ _WITHOUT_EVENTS = text(
 
 
 def of_objects(_settings: Settings, sql: Connection) -> Iterator[Finding]:
-    """Find constraints, indexes and triggers that are not there."""
+    """Find constraints, indexes and triggers that are not there, or have no effect."""
     if schema.current_version(sql) != schema.needed_version():
         return  # a newer schema may do without some of them
+    disabled = schema_objects.disabled(sql)
+    if disabled:
+        enabled = "; ".join(
+            f"ALTER TABLE {table} ENABLE TRIGGER {name}" for table, name in disabled
+        )
+        yield fail(
+            "disabled triggers",
+            f"{', '.join(name for _, name in disabled)}: disabled, so that nothing calls them",
+            f"As the owner: {enabled}",
+        )
     lacking = schema_objects.lacking(sql)
-    if not lacking:
+    if not lacking and not disabled:
         yield ok("schema objects", "all constraints, indexes and triggers are there")
+    if not lacking:
         return
     more = f" and {len(lacking) - _SHOWN} others" if len(lacking) > _SHOWN else ""
     yield fail(
         "schema objects",
-        f"the schema lacks {', '.join(lacking[:_SHOWN])}{more}, or they are disabled",
-        _RESTORE_AGAIN,
+        f"the schema lacks {', '.join(lacking[:_SHOWN])}{more}, or they are invalid",
+        f"{_RESTORE_AGAIN}make them as a new database has them (`pg_dump --schema-only`).",
     )
 
 
@@ -67,5 +78,6 @@ def of_events(_settings: Settings, sql: Connection) -> Iterator[Finding]:
             "lost events",
             f"{len(found):,} of the runs that were looked at have ended and have no event, such as"
             f" {found[0]} and {found[-1]}",
-            _RESTORE_AGAIN,
+            f"{_RESTORE_AGAIN}keep the database, and these runs without their events: loading would"
+            " delete what is newer.",
         )

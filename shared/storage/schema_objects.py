@@ -39,25 +39,49 @@ _LACKING = text(
         SELECT FROM pg_constraint WHERE conrelid = to_regclass(of_table) AND conname = name
         UNION ALL
         SELECT FROM pg_index i JOIN pg_class c ON c.oid = indexrelid
-        WHERE indrelid = to_regclass(of_table) AND relname = name
+        WHERE indrelid = to_regclass(of_table) AND relname = name AND indisvalid
         UNION ALL
         SELECT FROM pg_trigger
-        WHERE tgrelid = to_regclass(of_table) AND tgname = name AND tgenabled <> 'D'
+        WHERE tgrelid = to_regclass(of_table) AND tgname = name
+    ) ORDER BY name
+    """
+)
+# R: for replicas alone.
+_DISABLED = text(
+    """
+    SELECT of_table, name FROM unnest(CAST(:tables AS text[]), CAST(:names AS text[]))
+        AS t (of_table, name)
+    WHERE EXISTS (
+        SELECT FROM pg_trigger
+        WHERE tgrelid = to_regclass(of_table) AND tgname = name AND tgenabled IN ('D', 'R')
     ) ORDER BY name
     """
 )
 
 
 def lacking(sql: Connection) -> list[str]:
-    """Return the names of those that are not there, and of triggers that are disabled.
+    """Return the names of those that are not there, and of indexes that are not valid.
 
     The schema has to be of this code's version.
     """
-    pairs = [(table, name) for table, names in TRIGGERS.items() for name in names]
+    pairs = _triggers()
     for table in metadata.tables.values():
         # Some tables have no key, for which the metadata has one without columns.
         key = {table.primary_key} if not table.primary_key.columns else set()
         pairs += [(table.name, str(one.name)) for one in table.constraints - key]
         pairs += [(table.name, str(one.name)) for one in table.indexes]
+    return list(sql.scalars(_LACKING, _values(pairs)))
+
+
+def disabled(sql: Connection) -> list[tuple[str, str]]:
+    """Return table and name of each trigger that is there, but disabled."""
+    return [(table, name) for table, name in sql.execute(_DISABLED, _values(_triggers()))]
+
+
+def _triggers() -> list[tuple[str, str]]:
+    return [(table, name) for table, names in TRIGGERS.items() for name in names]
+
+
+def _values(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
     tables, names = zip(*pairs, strict=True)
-    return list(sql.scalars(_LACKING, {"tables": list(tables), "names": list(names)}))
+    return {"tables": list(tables), "names": list(names)}
