@@ -19,8 +19,8 @@ SECONDS = 1.0
 def hidden(**parts: Any) -> dict[str, Any]:
     """Build a schema with a part of which an old draft reads nothing but the reference."""
     own = {"type": "object", "properties": {"own": {"type": "string"}}, "required": ["own"]}
-    composed = {keyword: parts.pop(keyword) for keyword in ("allOf", "anyOf") if keyword in parts}
-    composed["$ref"] = "#/definitions/e"
+    composed: dict[str, Any] = {"$ref": "#/definitions/e"}
+    composed |= {keyword: parts.pop(keyword) for keyword in ("allOf", "anyOf") if keyword in parts}
     return {"$schema": DRAFT_7, **own, "allOf": [composed], "definitions": {"e": {}, **parts}}
 
 

@@ -155,17 +155,17 @@ def test_the_schemas_of_a_poll_have_a_size_together(worker: User, part: dict[str
 
 
 NAMED: dict[str, Any] = {f"{number:x}": {} for number in range(100)}
-MERGED = {"x": {"properties": NAMED}, "anyOf": [{"$ref": "#/x"}] * 60}
-COPIED = {"x": {"not": {"title": "x" * 21_000}}, "items": [{"$ref": "#/x"}, {"$ref": "#/x/not"}]}
+MEMBER = {"$ref": "#/definitions/e", "anyOf": [{"$ref": "#/definitions/x"}] * 60}
+MERGED = {"allOf": [MEMBER], "definitions": {"e": {}, "x": {"properties": NAMED}}}
+COPIES = {"items": [{"$ref": "#/definitions/x" + "/not" * number} for number in range(3)]}
+COPIED = {"definitions": {"x": {"not": {"not": {"title": "x" * 21_000}}}}, "$defs": {"y": COPIES}}
 
 
 @pytest.mark.parametrize("hidden", [MERGED, COPIED], ids=["merged", "copied"])
 def test_the_form_of_a_schema_for_models_counts(worker: User, hidden: dict[str, Any]) -> None:
-    """It may have much more than the schema, of which draft 7 reads the reference alone."""
-    draft = "http://json-schema.org/draft-07/schema#"
-    schema = {"$schema": draft, "type": "object", "$ref": "#/e", "e": {}, **hidden}
+    """It may have much more than what draft 7 reads of the schema."""
+    schema = {"$schema": "http://json-schema.org/draft-07/schema#", "type": "object", **hidden}
     tools = [{**PAY, "name": f"pay_{number:03}", "parameters": schema} for number in range(22)]
-
     details = details_of(post(worker, "poll", **POLL, tools=tools))
 
     assert "The schemas are too large together: " in str(details)
