@@ -1,5 +1,6 @@
 """Steps whose functions raise what is not derived from Exception, and costs."""
 
+import asyncio
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -7,7 +8,7 @@ import gevent
 import pytest
 from greenlet import GreenletExit
 
-from arkloop.agents import AgentRun, RunStopped
+from arkloop.agents import AgentRun
 from arkloop.testing import play_agent
 
 
@@ -54,7 +55,6 @@ def test_whatever_a_step_raises_fails_its_call_alone(
         KeyboardInterrupt(),
         GeneratorExit(),
         GreenletExit(),
-        BaseExceptionGroup("tasks", [RunStopped("waiting")]),
         pytest.fail.Exception("The order was paid twice."),
         pytest.skip.Exception("No network."),
     ],
@@ -67,6 +67,25 @@ def test_what_ends_more_than_a_call_passes_through_a_step(error: BaseException) 
 
     with pytest.raises(type(error)):
         play_agent(agent, "Hi.")
+
+
+def test_a_question_in_a_task_group_passes_through_a_step() -> None:
+    """The call has no result: it is not the step that failed, its run waits for a person."""
+
+    async def ask(run: AgentRun) -> None:
+        run.ask("Which one?")
+
+    async def tasks_of(run: AgentRun) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(ask(run))
+
+    def agent(run: AgentRun) -> str:
+        return run.step("look", {}, lambda: asyncio.run(tasks_of(run)), tool_call_id="a")
+
+    run = play_agent(agent, "Hi.")
+
+    assert "waiting_for_input" == run.status
+    assert [] == run.results
 
 
 def test_a_call_of_a_model_without_a_name_has_the_price_of_the_runs_model() -> None:
