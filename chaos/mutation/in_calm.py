@@ -78,7 +78,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "I15",
         Edit(
             "shared/runs/queries.py",
-            '.where(runs.c.id == bindparam("run_id"), IS_VISIBLE)',
+            '.where(runs.c.id == bindparam("run_id"), IS_VISIBLE_OR_DELETED)',
             '.where(runs.c.id == bindparam("run_id"))',
         ),
         Edit(
