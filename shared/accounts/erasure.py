@@ -6,7 +6,6 @@ by the next. It leaves a record of numbers.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -20,11 +19,10 @@ from arkloop.shared.billing import budget_limits, usage_reports
 from arkloop.shared.billing.spending import end_user_scope
 from arkloop.shared.catalog import mcp_access, mcp_owners
 from arkloop.shared.delivery import deliveries
-from arkloop.shared.errors import LastOwner, RunNotFound
+from arkloop.shared.errors import LastOwner
 from arkloop.shared.files import files
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs import commands, moved_orgs, offered_messages, operated_runs, personal_data
-from arkloop.shared.runs.moved_orgs import OrgMoved
 from arkloop.shared.runs.personal_data import Conversations
 from arkloop.shared.storage import idempotency, org_locks
 from arkloop.shared.storage.connections import Connections, Transaction
@@ -125,7 +123,7 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
 
     erased = Erased()
     whose: Mapping[str, Any] = {"org_id": org_id, "end_user_id": end_user_id}
-    _take_offers_back(connections, erased, whose)
+    so_far = _take_offers_back(connections, erased, whose)
     # Before the threads, as those of a user. Runs from before a thread had its end user do not name
     # them in their deliveries, and may be gone.
     with connections.reading() as sql:
@@ -139,10 +137,10 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
     # By the record, runs that are active store no summary with these messages from here on. Without
     # the messages an erasure that is repeated would not find it.
     with connections.transaction() as tx:
-        so_far = _recorded(tx, erased, kind="end_user", org_id=org_id)
+        so_far = _recorded(tx, erased, so_far, kind="end_user", org_id=org_id)
     with connections.reading() as sql:
         first = personal_data.first_places(sql, find(sql))
-    _forget_summaries(connections, first)
+    personal_data.forget_summaries(connections, first)
     with connections.transaction() as tx:
         found = find(tx.sql)
         # Created since all others have ended: nothing is deleted then, and all is found again.
@@ -159,15 +157,14 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
             budget_limits.forget_end_user(tx, org_id, end_user_id)
             usage_reports.forget_end_user(tx, org_id, end_user_id)
             mcp_owners.forget(tx, mcp_access.owner_of(end_user_id, None), org_id=org_id)
-            tx.sql.execute(delete(erasures).where(erasures.c.id == so_far["id"]))
-            record = _recorded(tx, erased, kind="end_user", org_id=org_id)
+            record = _recorded(tx, erased, so_far, kind="end_user", org_id=org_id)
             # By the record: the id of an end user may be a name.
             _audit(tx, org_id, "end_user.erased", ("erasure", record["id"]))
     if unended:
         raise RunsGoOn(unended)
     # Again: until the commit, runs that began a minute after the first record or later may have
     # stored some with these messages, and those that ended may have passed a budget's threshold.
-    _forget_summaries(connections, first)
+    personal_data.forget_summaries(connections, first)
     deliveries.forget_end_user(connections, org_id, end_user_id, scope, since=seen_at)
     return record
 
@@ -205,21 +202,35 @@ def _erase_private_threads(connections: Connections, user_id: UUID, erased: Eras
     _erase_threads(connections, find, erased, {"created_by_user_id": user_id})
 
 
-def _take_offers_back(connections: Connections, erased: Erased, whose: Mapping[str, Any]) -> None:
+def _take_offers_back(
+    connections: Connections, erased: Erased, whose: Mapping[str, Any]
+) -> dict[str, Any] | None:
     """Delete messages of an end user that wait for a step of a run, and their files.
 
-    The end of the run would make new runs of them.
+    The end of the run would make new runs of them. The last call of a run sends messages that it
+    may not take: what may repeat them is forgotten first, since nothing leads there without them.
+    Returns the record of it, if there were any: by that, the run stores no summary with them from
+    here on.
     """
     with connections.reading() as sql:
+        offered = Conversations((), message_ids=offered_messages.messages_of(sql, **whose))
         run_ids = offered_messages.runs_with(sql, **whose)
+        first = personal_data.first_places(sql, offered)
+    if not run_ids:
+        return None
+    with connections.transaction() as tx:
+        record = _recorded(tx, erased, kind="end_user", org_id=whose["org_id"])
+    personal_data.forget_summaries(connections, first)
     for run_id in run_ids:
         with connections.transaction() as tx:
             taken = offered_messages.take_back(tx, run_id, **whose)
-            file_ids = personal_data.file_ids(tx.sql, Conversations((), message_ids=taken))
+            found = Conversations((), message_ids=taken)
+            file_ids = personal_data.file_ids(tx.sql, found)
             if file_ids:
                 erased.files += files.remove_all(tx, **whose, file_ids=file_ids)
-            personal_data.delete_messages(tx, taken)
-        erased.messages += len(taken)
+            personal_data.delete_single(tx, found)
+            erased.messages += len(taken)
+    return record
 
 
 def _erase_threads(
@@ -246,20 +257,11 @@ def _erase_threads(
         if seconds < ALONE_AFTER_SECONDS:
             time.sleep(_POLL_SECONDS)
         else:
-            _end_unheld(connections, found)
+            # Perhaps no process is there that sweeps: after a restore, erasures come before any.
+            with connections.reading() as sql:
+                run_ids = personal_data.unended(sql, found)
+            operated_runs.requeue_each(connections, run_ids)
             time.sleep(_POLL_ALONE_SECONDS)
-
-
-def _end_unheld(connections: Connections, found: Conversations) -> None:
-    """End cancelled runs that no living worker holds: perhaps no process is there that sweeps.
-
-    After a restore, erasures are repeated before any is started.
-    """
-    with connections.reading() as sql:
-        run_ids = personal_data.unended(sql, found)
-    for run_id in run_ids:
-        with suppress(RunNotFound, OrgMoved), connections.transaction() as tx:
-            operated_runs.requeue(tx, run_id)
 
 
 def _delete_threads(
@@ -300,13 +302,6 @@ def _forget_prompts(connections: Connections, find: Callable[[Connection], Conve
     for start in range(0, len(run_ids), RUNS_AT_ONCE):
         with connections.transaction() as tx:
             personal_data.forget_prompts(tx, run_ids[start : start + RUNS_AT_ONCE], first)
-
-
-def _forget_summaries(connections: Connections, first: Mapping[UUID, int]) -> None:
-    """Forget summaries of threads from these places on, each in a transaction of its own."""
-    for thread_id, position in first.items():
-        with connections.transaction() as tx:
-            personal_data.forget_summaries(tx, thread_id, position)
 
 
 def _issuers(sql: Connection, org_id: UUID) -> set[UUID]:
@@ -393,7 +388,12 @@ def _audit(tx: Transaction, org_id: UUID, action: str, target: tuple[str, UUID])
     audit_log.record(tx, entry)
 
 
-def _recorded(tx: Transaction, erased: Erased, **whose: Any) -> dict[str, Any]:
+def _recorded(
+    tx: Transaction, erased: Erased, so_far: Mapping[str, Any] | None = None, **whose: Any
+) -> dict[str, Any]:
+    """Record what was erased, in place of the record so far."""
+    if so_far is not None:
+        tx.sql.execute(delete(erasures).where(erasures.c.id == so_far["id"]))
     # Late: `thread_contexts.move` compares this time, and until the commit all can be read.
     values = {"id": new_id(), **whose, **asdict(erased), "created_at": func.clock_timestamp()}
     record = tx.sql.execute(insert(erasures).values(**values).returning(*erasures.c)).one()

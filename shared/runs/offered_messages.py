@@ -107,6 +107,11 @@ def runs_with(sql: Connection, org_id: UUID, end_user_id: str) -> Sequence[UUID]
     return sql.scalars(active).all()
 
 
+def messages_of(sql: Connection, org_id: UUID, end_user_id: str) -> Sequence[UUID]:
+    """Return the messages of an end user that are offered to active runs."""
+    return sql.scalars(select(offered_messages.c.message_id).where(_by(org_id, end_user_id))).all()
+
+
 def take_back(tx: Transaction, run_id: UUID, org_id: UUID, end_user_id: str) -> Sequence[UUID]:
     """Take an end user's offers to a run back; returns their messages, which nothing refers to.
 

@@ -5,6 +5,8 @@ is queued again gets a higher fence first, as in the sweep, and what its worker 
 effect.
 """
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -24,8 +26,9 @@ from arkloop.shared.runs import (
     swept_batches,
     trees,
 )
+from arkloop.shared.runs.moved_orgs import OrgMoved
 from arkloop.shared.runs.states import RunState
-from arkloop.shared.storage.connections import Transaction
+from arkloop.shared.storage.connections import Connections, Transaction
 from arkloop.shared.storage.tables.runs import UNHELD_AND_CANCELLED, runs, workers
 from arkloop.shared.storage.tables.threads import threads
 
@@ -89,6 +92,13 @@ def requeue(tx: Transaction, run_id: UUID) -> Requeued:
     elif was in (RunState.WAITING, RunState.SUSPENDED):
         pending_calls.resume_if_complete(tx, run_id)
     return Requeued(run["org_id"], was, _outcome(tx.sql, run_id))
+
+
+def requeue_each(connections: Connections, run_ids: Iterable[UUID]) -> None:
+    """Queue runs again as `requeue` does, each in a transaction; those that are gone are left."""
+    for run_id in run_ids:
+        with suppress(RunNotFound, OrgMoved), connections.transaction() as tx:
+            requeue(tx, run_id)
 
 
 def _lease_expires_at(tx: Transaction, worker_id: UUID) -> datetime | None:

@@ -23,7 +23,6 @@ from sqlalchemy import (
     or_,
     select,
     union,
-    union_all,
     update,
 )
 
@@ -50,6 +49,7 @@ from arkloop.shared.threads import thread_contexts
 
 _THREADS = statement(__package__, "threads_of_person")
 _RUNS_ELSEWHERE = statement(__package__, "runs_elsewhere")
+_FIRST_PLACES = statement(__package__, "first_places")
 _PROMPTED_LATER = statement(__package__, "prompted_later")
 _SUB_THREADS_LATER = statement(__package__, "sub_threads_later")
 _FILES = statement(__package__, "files_of_threads")
@@ -242,8 +242,7 @@ def prompted_later(sql: Connection, found: Conversations) -> Sequence[UUID]:
     """Return the runs of others whose stored prompts, summaries in events and checkpoints may have
     messages of the single runs.
     """
-    theirs = {"run_ids": list(found.run_ids), "message_ids": list(found.message_ids)}
-    return sql.exec_driver_sql(_PROMPTED_LATER, theirs).scalars().all()
+    return sql.exec_driver_sql(_PROMPTED_LATER, _from(_places(sql, found), found)).scalars().all()
 
 
 def forget_prompts(tx: Transaction, run_ids: Sequence[UUID], first: Mapping[UUID, int]) -> None:
@@ -326,31 +325,41 @@ def _empty_steered(tx: Transaction, message_ids: Collection[UUID]) -> set[UUID]:
 
 
 def first_places(sql: Connection, found: Conversations) -> Mapping[UUID, int]:
-    """Return the threads of the single runs and messages, with the first position of these.
+    """Return the threads of the single runs and messages, with the first position of these, or of a
+    run that was active when the first of these messages was made.
 
     Those of sub-runs of later runs are among them, with 0: all that they have may repeat these.
     """
-    theirs = union_all(
-        select(runs.c.thread_id, runs.c.position - 1).where(is_among(runs.c.id, found.run_ids)),
-        # Until a run ends, what has steered it waits for a place: the first gets that of the run.
-        select(messages.c.thread_id, func.least(messages.c.position, runs.c.position))
-        .outerjoin_from(messages, runs, runs.c.id == messages.c.steered_into)
-        .where(is_among(messages.c.id, found.message_ids)),
-    ).subquery("theirs")
-    thread_id, position = theirs.c
-    rows = sql.execute(select(thread_id, func.min(position)).group_by(thread_id))
-    ids = {"run_ids": list(found.run_ids), "message_ids": list(found.message_ids)}
-    below = sql.exec_driver_sql(_SUB_THREADS_LATER, ids).scalars()
-    return {row[0]: row[1] for row in rows} | dict.fromkeys(below, 0)
+    places = _places(sql, found)
+    below = sql.exec_driver_sql(_SUB_THREADS_LATER, _from(places, found)).scalars()
+    return places | dict.fromkeys(below, 0)
 
 
-def forget_summaries(tx: Transaction, thread_id: UUID, position: int) -> None:
-    """Delete the summaries of a thread that have what stands at this position.
+def _places(sql: Connection, found: Conversations) -> dict[UUID, int]:
+    theirs = {
+        "run_ids": list(found.run_ids),
+        "message_ids": list(found.message_ids),
+        "slot": places.SLOT,
+    }
+    return {row[0]: row[1] for row in sql.exec_driver_sql(_FIRST_PLACES, theirs)}
+
+
+def _from(places: Mapping[UUID, int], found: Conversations) -> dict[str, Any]:
+    """Return the parameters by which a statement finds the runs from these places on."""
+    thread_ids, positions = list(places), list(places.values())
+    return {"thread_ids": thread_ids, "positions": positions, "run_ids": list(found.run_ids)}
+
+
+def forget_summaries(connections: Connections, first: Mapping[UUID, int]) -> None:
+    """Delete the summaries of these threads that have what stands at these positions or later, in
+    one transaction each.
 
     The lock waits for one that is being stored.
     """
-    tx.sql.execute(select(threads.c.id).where(threads.c.id == thread_id).with_for_update())
-    thread_contexts.forget(tx, thread_id, literal(position - 1))
+    for thread_id, position in first.items():
+        with connections.transaction() as tx:
+            tx.sql.execute(select(threads.c.id).where(threads.c.id == thread_id).with_for_update())
+            thread_contexts.forget(tx, thread_id, literal(position - 1))
 
 
 def delete_single(tx: Transaction, found: Conversations) -> None:

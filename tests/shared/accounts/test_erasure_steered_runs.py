@@ -1,16 +1,20 @@
 """The export and the erasure of what an end user has said to steer the run of another one."""
 
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import event, select, update
+from sqlalchemy import event, func, select, update
 
+from arkloop.shared.accounts import erasure
 from arkloop.shared.accounts.erasure import RunsGoOn
 from arkloop.shared.claim import Claim
+from arkloop.shared.errors import Unavailable
 from arkloop.shared.events.types import ContextCompacted, RunSteered
 from arkloop.shared.runs import creation, offered_messages, personal_data, sweep
 from arkloop.shared.runs.endings import Outcome
+from arkloop.shared.storage.tables.accounts import erasures
 from arkloop.shared.storage.tables.events import run_events
 from arkloop.shared.storage.tables.runs import runs
 from arkloop.shared.storage.tables.threads import messages, threads
@@ -20,7 +24,7 @@ from tests.end_users import ANN, BOB
 from tests.query_plans import Plans, noted
 from tests.shared.accounts.test_erasure_shared_threads import erase, exported, kept
 from tests.shared.accounts.test_erasure_shared_threads import thread as thread  # a fixture
-from tests.shared.runs.busy_thread import BusyThread
+from tests.shared.runs.busy_thread import LATER, BusyThread
 from tests.shared.runs.test_endings import cancelled, completed
 
 ENDINGS = pytest.mark.parametrize("then", ["kept", "retried", "rolled back"])
@@ -136,14 +140,23 @@ def test_a_remark_is_erased_in_an_active_run(thread: BusyThread) -> None:
 
 
 @pytest.mark.parametrize("has_ended", [True, False], ids=["ended", "active"])
-def test_what_may_repeat_a_remark_is_forgotten(thread: BusyThread, has_ended: bool) -> None:
+@pytest.mark.parametrize("is_taken", [True, False], ids=["taken", "offered"])
+def test_what_may_repeat_a_remark_is_forgotten(
+    thread: BusyThread, is_taken: bool, has_ended: bool
+) -> None:
     """The run that the remark has steered has read it, and so may its sub-runs have; what was said
-    before that run is still summed up.
+    before that run is still summed up. A last call reads it without taking it if it has no answer.
+    What waits behind it for later is not the run of the remark.
     """
     connections = thread.stored.connections
     run_id = thread.say("Bob asks", end_user_id=BOB).run_id
     claim = thread.claim(run_id)
-    settle(thread, run_id, steer(thread, run_id, "Ann remarks", ANN))
+    if is_taken:
+        settle(thread, run_id, steer(thread, run_id, "Ann remarks", ANN))
+    else:
+        thread.say("Bob adds", "steer", end_user_id=BOB)
+        thread.say("Ann remarks", "steer", end_user_id=ANN)
+    thread.say("Carl's reminder", end_user_id="carl", not_before=LATER)
     below = BusyThread(thread.stored)
     of_sub_run = below.claim(below.say("a task", end_user_id=BOB).run_id)
     of_run = run_events.c.run_id == run_id
@@ -155,9 +168,11 @@ def test_what_may_repeat_a_remark_is_forgotten(thread: BusyThread, has_ended: bo
     sum_up(thread, claim, position - 1, "Before Bob.", 4_000)
     sum_up(thread, claim, position, "Ann remarks.")
     sum_up(below, of_sub_run, 1, "Ann remarks.")
-    ending = thread.ending(completed, claim, "to both")
+    ending = thread.ending(completed, claim, "an answer")
     if has_ended:
         assert Outcome.ENDED == thread.end(ending)
+        while next_ := thread.active():
+            thread.answer(next_, "an answer")
 
     erase(thread)
 
@@ -230,6 +245,95 @@ def test_a_remark_of_no_end_user_belongs_to_a_run_of_its_creator(
     erase(thread)
 
     assert ([] if is_same else remark) == kept(thread)
+
+
+@pytest.mark.parametrize("is_taken", [True, False], ids=["taken", "offered"])
+def test_an_erasure_that_is_repeated_finds_the_summary_of_a_remark(
+    thread: BusyThread, monkeypatch: pytest.MonkeyPatch, is_taken: bool
+) -> None:
+    """The summary goes before what leads to it, whether it is a message or its offer."""
+    run_id = thread.say("Bob asks", end_user_id=BOB).run_id
+    claim = thread.claim(run_id)
+    position = thread.stored.row(run_id)["position"]
+    if is_taken:
+        settle(thread, run_id, steer(thread, run_id, "Ann remarks", ANN))
+    else:
+        thread.say("Ann remarks", "steer", end_user_id=ANN)
+    sum_up(thread, claim, position, "Ann remarks.")
+
+    def fail(*_: Any) -> None:
+        raise Unavailable
+
+    with monkeypatch.context() as broken, pytest.raises(Unavailable):
+        broken.setattr(personal_data, "forget_summaries", fail)
+        erase(thread)
+    assert ["Ann remarks."] == summaries(thread)
+
+    erase(thread)
+
+    assert [] == summaries(thread)
+
+
+def test_a_run_stores_no_summary_of_a_remark_that_was_taken_back(
+    thread: BusyThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have read the remark before. An erasure has one record in the end."""
+    run_id = thread.say("Bob asks", end_user_id=BOB).run_id
+    claim = thread.claim(run_id)
+    position = thread.stored.row(run_id)["position"]
+    thread.say("Ann remarks", "steer", end_user_id=ANN)
+    next_step = erasure._erase_threads
+
+    def erase_threads(*args: Any) -> None:
+        sum_up(thread, claim, position, "Ann remarks.")
+        next_step(*args)
+
+    monkeypatch.setattr(erasure, "_erase_threads", erase_threads)
+
+    erase(thread)
+
+    assert [] == summaries(thread)
+    of_org = select(erasures.c.messages).where(erasures.c.org_id == thread.stored.actor.org_id)
+    with thread.stored.connections.reading() as sql:
+        assert [1] == sql.scalars(of_org).all()
+
+
+@pytest.mark.parametrize("is_due", [True, False], ids=["due", "waits"])
+def test_what_was_sent_for_later_counts_from_where_it_starts(
+    thread: BusyThread, is_due: bool
+) -> None:
+    """No run that was active before that was offered it; a remark to it counts from it, too."""
+    connections = thread.stored.connections
+    for_later = thread.say("Ann's reminder", end_user_id=ANN, not_before=LATER).run_id
+    others = [thread.say("Bob asks", end_user_id=BOB).run_id]
+    claim = thread.claim(others[0])
+    sum_up(thread, claim, thread.stored.row(others[0])["position"], "Bob asks.")
+    assert Outcome.ENDED == thread.end(thread.ending(completed, claim, "to Bob"))
+    if is_due:
+        at = update(runs).where(runs.c.id == for_later).values(not_before=func.clock_timestamp())
+        with connections.transaction() as tx:
+            tx.sql.execute(at)
+        sweep.sweep(connections)
+        thread.claim(for_later)
+        settle(thread, for_later, steer(thread, for_later, "Ann remarks", ANN))
+        ending = thread.ending(completed, thread.claims[for_later], "to Ann")
+        assert Outcome.ENDED == thread.end(ending)
+        others.append(thread.say("Bob adds", end_user_id=BOB).run_id)
+        thread.answer(others[1], "to Bob")
+    with connections.transaction() as tx:
+        of_runs = run_events.c.run_id.in_(others)
+        tx.sql.execute(update(run_events).where(of_runs).values(prompts=b"a prompt"))
+    with suppress(RunsGoOn):
+        erase(thread)
+    sweep.sweep(connections)
+
+    erase(thread)
+
+    assert ["Bob asks."] == summaries(thread)
+    assert "Bob asks." in events_of(thread, others[0])
+    with connections.reading() as sql:
+        prompted = select(run_events.c.run_id).where(of_runs, run_events.c.prompts.is_not(None))
+        assert {others[0]} == {*sql.scalars(prompted)}
 
 
 def test_a_remark_in_an_own_thread_is_exported_once(thread: BusyThread) -> None:

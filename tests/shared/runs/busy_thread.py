@@ -68,6 +68,11 @@ class BusyThread:
         """Claim a run and complete it with this answer."""
         assert Outcome.ENDED == self.end(completed(self.claim(run_id), said))
 
+    def active(self) -> UUID | None:
+        """Return the run that is active in the thread."""
+        with self.stored.connections.reading() as sql:
+            return threads.active_run_id(sql, self.id)
+
     def texts(self) -> list[str]:
         """Return the messages of the thread in the order of their positions."""
         with self.stored.connections.reading() as sql:

@@ -25,6 +25,7 @@ from arkloop.shared.runs import (
     tidying,
     timeline,
 )
+from arkloop.shared.runs.personal_data import Conversations
 from arkloop.shared.runs.states import STATUSES
 from arkloop.shared.storage.arrays import TextArray, plain_array
 from arkloop.shared.storage.connections import Connections
@@ -302,6 +303,24 @@ def test_the_events_of_runs_that_erased_messages_have_steered(
     sent_, values = events
     some_runs = {**values, "param_1": written.some_runs}
     assert {"pk_run_events"} == Plans(connections, (sent_, some_runs)).indexes()
+
+
+def test_the_runs_that_may_repeat_erased_messages(
+    connections: Connections, written: History
+) -> None:
+    """Only runs of the threads of these messages are read, those below them, and their events."""
+    some = select(messages_table.c.id).order_by(messages_table.c.id).limit(10)
+    with connections.reading() as sql:
+        found = Conversations((), written.some_runs[:10], sql.scalars(some).all())
+
+    _, later = sent(connections, lambda sql: personal_data.prompted_later(sql, found))
+    places, below = sent(connections, lambda sql: personal_data.first_places(sql, found))
+
+    of_runs = {"ix_runs_thread_id_position", "ix_runs_parent_run_id_created_at_id"}
+    one = {"pk_runs", "pk_messages", "ix_runs_thread_id_position"}
+    assert one == Plans(connections, places).indexes()
+    assert of_runs <= Plans(connections, later).indexes()
+    assert of_runs <= Plans(connections, below).indexes()
 
 
 def test_the_conversation_before_a_run(connections: Connections, written: History) -> None:
