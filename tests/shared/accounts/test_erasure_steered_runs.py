@@ -45,20 +45,25 @@ def settle(thread: BusyThread, run_id: UUID, message_id: UUID) -> None:
 
 
 def steered(thread: BusyThread, then: str) -> UUID:
-    """Return a run of Bob's with a remark of Ann's, and perhaps one of his own after it."""
+    """Return a run of Bob's with a remark of Ann's, and perhaps one of another's after it."""
     run_id = thread.say("Bob asks", end_user_id=BOB).run_id
-    claim = thread.claim(run_id)
+    thread.claim(run_id)
     steer(thread, run_id, "Ann remarks", ANN)
+    finish(thread, run_id, then)
+    return run_id
+
+
+def finish(thread: BusyThread, run_id: UUID, then: str) -> None:
+    """End a run that is kept, retried or rolled back."""
+    stored, claim = thread.stored, thread.claims[run_id]
     if then == "rolled back":
         thread.say("another way", "rollback", end_user_id="carl")
         assert Outcome.ENDED == thread.end(thread.ending(cancelled, claim))
-        return run_id
+        return
     assert Outcome.ENDED == thread.end(thread.ending(completed, claim, "to both"))
     if then == "retried":
-        stored = thread.stored
         with stored.connections.transaction() as tx:
             creation.retry(tx, stored.actor, thread.id, stored.catalog(), trace_id="0" * 32)
-    return run_id
 
 
 def events_of(thread: BusyThread, run_id: UUID) -> str:
@@ -183,6 +188,29 @@ def test_what_may_repeat_a_remark_is_forgotten(
     assert "Ann remarks" not in events_of(thread, run_id) + events_of(thread, of_sub_run.run_id)
     with connections.reading() as sql:
         assert {None} == {*sql.scalars(select(run_events.c.prompts).where(of_run))}
+
+
+@ENDINGS
+@pytest.mark.parametrize("first", [ANN, BOB])
+def test_a_summary_of_several_remarks_is_forgotten(
+    thread: BusyThread, first: str, then: str
+) -> None:
+    """All count from the place that their run had while it was active, which the first one gets."""
+    run_id = thread.say("Bob asks", end_user_id=BOB).run_id
+    claim = thread.claim(run_id)
+    position = thread.stored.row(run_id)["position"]
+    for end_user_id in (first, BOB if first == ANN else ANN):
+        text = "Ann remarks" if end_user_id == ANN else "Bob adds"
+        settle(thread, run_id, steer(thread, run_id, text, end_user_id))
+    sum_up(thread, claim, position - 1, "Before Bob.", 4_000)
+    sum_up(thread, claim, position, "Ann remarks.")
+    finish(thread, run_id, then)
+
+    erase(thread)
+
+    assert "Before Bob." in events_of(thread, run_id)
+    assert "Ann remarks" not in events_of(thread, run_id)
+    assert "Ann remarks." not in summaries(thread)
 
 
 def test_a_remark_that_is_delivered_and_not_settled_is_erased(thread: BusyThread) -> None:

@@ -317,7 +317,7 @@ def test_the_runs_that_may_repeat_erased_messages(
     places, below = sent(connections, lambda sql: personal_data.first_places(sql, found))
 
     of_runs = {"ix_runs_thread_id_position", "ix_runs_parent_run_id_created_at_id"}
-    one = {"pk_runs", "pk_messages", "ix_runs_thread_id_position"}
+    one = {"pk_runs", "pk_messages", "ix_runs_thread_id_position", "pk_run_events"}
     assert one == Plans(connections, places).indexes()
     assert of_runs <= Plans(connections, later).indexes()
     assert of_runs <= Plans(connections, below).indexes()
