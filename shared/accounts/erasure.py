@@ -118,7 +118,8 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
         return personal_data.of_end_user(sql, org_id, end_user_id)
 
     def forget_responses(tx: Transaction, thread_ids: Sequence[UUID | None]) -> None:
-        issuers = _issuers(tx.sql, org_id)
+        # A stored response outlives the membership of its issuer, by a day and seconds.
+        issuers = members.issuers(tx.sql, org_id, within=2 * idempotency.KEPT)
         idempotency.forget_end_user(tx, org_id, end_user_id, issuers=issuers, thread_ids=thread_ids)
 
     erased = Erased()
@@ -139,8 +140,15 @@ def erase_end_user(connections: Connections, org_id: UUID, end_user_id: str) -> 
     with connections.transaction() as tx:
         so_far = _recorded(tx, erased, so_far, kind="end_user", org_id=org_id)
     with connections.reading() as sql:
-        first = personal_data.first_places(sql, find(sql))
+        found = find(sql)
+        first = personal_data.first_places(sql, found)
+        elsewhere = personal_data.threads_of_single(sql, found)
     personal_data.forget_summaries(connections, first)
+    # To tokens for threads that have another end user, or none, by now: one for each issuer and
+    # thread, which take time to compute.
+    for start in range(0, len(elsewhere), THREADS_AT_ONCE):
+        with connections.transaction() as tx:
+            forget_responses(tx, elsewhere[start : start + THREADS_AT_ONCE])
     with connections.transaction() as tx:
         found = find(tx.sql)
         # Created since all others have ended: nothing is deleted then, and all is found again.
@@ -302,14 +310,6 @@ def _forget_prompts(connections: Connections, find: Callable[[Connection], Conve
     for start in range(0, len(run_ids), RUNS_AT_ONCE):
         with connections.transaction() as tx:
             personal_data.forget_prompts(tx, run_ids[start : start + RUNS_AT_ONCE], first)
-
-
-def _issuers(sql: Connection, org_id: UUID) -> set[UUID]:
-    """Return the API keys and users that can have issued client tokens of the org."""
-    of_org = sql.execute(select(keys.c.id, keys.c.user_id).where(keys.c.org_id == org_id))
-    # A stored response outlives the membership of who has issued the token, by a day and seconds.
-    recent = members.now_and_lately(sql, org_id, within=2 * idempotency.KEPT)
-    return {id_ for key in of_org for id_ in key} | recent
 
 
 def _end_access(tx: Transaction, user_id: UUID) -> None:

@@ -19,6 +19,7 @@ from arkloop.shared.runs import commands, revocations
 from arkloop.shared.storage import org_locks
 from arkloop.shared.storage.connections import Transaction
 from arkloop.shared.storage.pages import Place, after, newest
+from arkloop.shared.storage.tables.accounts import api_keys as keys
 from arkloop.shared.storage.tables.accounts import (
     invitations,
     memberships,
@@ -42,6 +43,14 @@ def now_and_lately(sql: Connection, org_id: UUID, within: timedelta) -> set[UUID
     now = select(memberships.c.user_id).where(memberships.c.org_id == org_id)
     left = audit_log.targets(sql, org_id, ["member.removed", "user.erased"], within=within)
     return {*sql.scalars(now), *map(UUID, left)}
+
+
+def issuers(sql: Connection, org_id: UUID, within: timedelta) -> set[UUID]:
+    """Return the API keys of an org and the users, also those who left within this time, that can
+    have issued client tokens of it.
+    """
+    of_org = sql.execute(select(keys.c.id, keys.c.user_id).where(keys.c.org_id == org_id))
+    return {id_ for key in of_org for id_ in key} | now_and_lately(sql, org_id, within)
 
 
 def change_role(tx: Transaction, actor: Actor, user_id: UUID, role: str) -> Row[Any]:

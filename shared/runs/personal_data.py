@@ -335,6 +335,11 @@ def first_places(sql: Connection, found: Conversations) -> Mapping[UUID, int]:
     return places | dict.fromkeys(below, 0)
 
 
+def threads_of_single(sql: Connection, found: Conversations) -> Sequence[UUID]:
+    """Return the threads in which these single runs and messages are."""
+    return list(_places(sql, found))
+
+
 def _places(sql: Connection, found: Conversations) -> dict[UUID, int]:
     theirs = {
         "run_ids": list(found.run_ids),

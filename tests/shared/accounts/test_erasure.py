@@ -264,36 +264,6 @@ def test_a_file_of_an_erased_user_stays_in_a_shared_thread(
     assert [True, False] == files_of(alice, plan, diary)
 
 
-def test_no_response_is_repeated_to_an_erased_end_user(
-    connections: Connections, alice: User
-) -> None:
-    """A token that is still valid gets none, whether a key or a login has issued it."""
-    word = f"word-{new_id().hex}"
-    issuers = [alice, alice.api_key()]
-    ann, bob = end_user(alice, "ann"), end_user(alice, "bob")
-    path, of_bob = (f"/v1/threads/{who.thread()}/messages" for who in (ann, bob))
-    tokens = [
-        end_user(issuer, "ann", **fields)
-        for issuer in issuers
-        for fields in ({}, {"thread": path.split("/")[3]})
-    ]
-    calls = [*((token, path, f"I am {word}.") for token in tokens), (bob, of_bob, "I am Bob.")]
-
-    def say() -> list[int]:
-        once = {"Idempotency-Key": "k"}
-        made = [
-            who.post(where, {"content": content}, headers=once) for who, where, content in calls
-        ]
-        return [response.status_code for response in made]
-
-    assert [201] * 5 == say()
-    erasure.erase_end_user(connections, alice.org_id, "ann")
-
-    assert [] == places_of(connections, word)
-    assert [404, 404, 404, 404, 201] == say()
-    assert 1 == len(alice.get(of_bob).json)
-
-
 def test_an_active_run_is_cancelled_first(
     connections: Connections, alice: User, make_run: MakeRun
 ) -> None:
