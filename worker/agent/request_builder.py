@@ -348,11 +348,13 @@ class RequestBuilder:
             sent = [e for e in kept if e.place < counted.place]
             shown = self._show(route, sent, context)
             summary = _summary_of(context)
-            estimate = self._frame + sum(map(context_window.tokens_of, summary))
-            estimate += sum(one.tokens for one in shown)
+            least = sum(map(context_window.tokens_of, summary)) + sum(one.tokens for one in shown)
             messages = len(summary) + sum(len(one.messages) for one in shown)
-            # The earlier run may have had other instructions or tools: its frame is unknown.
-            self._counts[route.id] = VendorCount(context, estimate, counted.input_tokens, messages)
+            # The earlier run may have had other instructions or tools, so that its frame is
+            # unknown, and a smaller context: then there was less in its messages than there is now.
+            self._counts[route.id] = VendorCount(
+                context, self._frame + least, counted.input_tokens, messages, least=least
+            )
         return self._counts.get(route.id)
 
     def _settings(self, route: Route) -> dict[str, Any]:

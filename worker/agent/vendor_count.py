@@ -21,7 +21,8 @@ class VendorCount:
     """The vendor's `tokens` of a request for which we had counted `estimate`.
 
     It bounds the tokens of its `messages` messages, and of the frame before them, which is that of
-    `request` (None: unknown); without `messages` it bounds nothing.
+    `request` (None: unknown); without `messages` it bounds nothing. `least` is what it bounds the
+    messages with at least.
     """
 
     context: ContextCompacted
@@ -29,6 +30,7 @@ class VendorCount:
     tokens: int
     messages: int = 0
     request: ModelRequest | None = None
+    least: int = 0
 
     @property
     def is_plausible(self) -> bool:
@@ -47,7 +49,7 @@ class VendorCount:
         """Return the request with this count as a bound, if it has the same truncation point."""
         if context != self.context or not self.is_plausible:
             return request
-        tokens = self.tokens + self._added_by_frame(request)
+        tokens = max(self.tokens, self.least) + self._added_by_frame(request)
         return replace(request, counted_tokens=tokens, counted_messages=self.messages)
 
     def _added_by_frame(self, request: ModelRequest) -> int:

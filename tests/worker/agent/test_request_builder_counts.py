@@ -1,5 +1,6 @@
 """Requests that are bounded by what a vendor has counted for earlier requests of the thread."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from arkloop.worker.agent.request_builder import RequestBuilder
 from arkloop.worker.agent.route_chain import RouteChain
 from arkloop.worker.contract.messages import (
     AssistantMessage,
+    Message,
     ModelRequest,
     ToolCall,
     ToolMessage,
@@ -93,3 +95,41 @@ def test_results_are_cut_alike_in_a_run_with_a_lower_output_limit() -> None:
 
     assert 6 == request.counted_messages
     assert token_counts.worst_case(request).input_tokens >= tokens_of(request)
+
+
+def in_context(tokens: int, messages: Sequence[Message]) -> Agent:
+    """Build an agent whose model has a context of this size, in a thread with these messages."""
+    agent = after(agent_for({"say": "ok"}, max_output_tokens=1_000), *messages)
+    route = replace(ROUTE, context_tokens=tokens)
+    return replace(agent, chain=RouteChain([route], lambda _route: Model()))
+
+
+#: A thread of about 70,000 tokens, as our vendor counts them.
+TALK = [
+    message
+    for number in range(28)
+    for message in (UserMessage(f"{number} " + "word " * 1_500), AssistantMessage("word " * 500))
+]
+
+
+@pytest.mark.parametrize(
+    ("talk", "own"), [(TALK, []), ([], [LONG_TURN])], ids=["truncated", "cut_results"]
+)
+def test_a_count_of_less_does_not_bound_what_a_larger_context_has(
+    talk: Sequence[Message], own: list[Turn]
+) -> None:
+    """The route's context has grown since the count: more messages fit, and more of the results."""
+    before = in_context(64_000, talk)
+    counted = tokens_of(RequestBuilder(before, RecordedRun(), own).build(before.chain.route))
+    said = [*before.history.messages, *(message for turn in own for message in turn.messages())]
+    agent = in_context(200_000, [*said, AssistantMessage("The answer.")])
+    count = Counted(counted, agent.history.entries[-2].place, (ROUTE.id, ROUTE.model))
+    agent = replace(agent, history=replace(agent.history, counted=count))
+
+    request = RequestBuilder(agent, RecordedRun(), []).build(agent.chain.route)
+
+    most = token_counts.worst_case(request).input_tokens
+    assert tokens_of(request) > 1.5 * counted
+    assert tokens_of(request) <= most
+    # A token for each byte would be far more than a budget may have left.
+    assert most < token_counts.worst_case(replace(request, counted_messages=0)).input_tokens / 2
