@@ -23,6 +23,7 @@ _PAST_SECONDS = 0.02
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
+    call_id: UUID
     run_id: UUID
     news: threading.Event = field(default_factory=threading.Event)
 
@@ -32,7 +33,8 @@ class WorkerCalls:
 
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
-        self._waiting: dict[UUID, _Waiting] = {}
+        #: Twice for a call whose run is executed again before its lost attempt has noticed.
+        self._waiting: set[_Waiting] = set()
         #: The leases of the service's workers do not show an outage of pools or of the table alone.
         self._expires_after = float("-inf")
         self._loop = BackgroundLoop("worker calls", self._look, seconds=LOOK_SECONDS)
@@ -44,22 +46,24 @@ class WorkerCalls:
     @contextmanager
     def waiting(self, call_id: UUID, run_id: UUID) -> Iterator[threading.Event]:
         """Yield an event that is set whenever the call may have ended."""
-        waiting = self._waiting[call_id] = _Waiting(run_id)
+        waiting = _Waiting(call_id, run_id)
+        self._waiting.add(waiting)
         try:
             yield waiting.news
         finally:
-            self._waiting.pop(call_id, None)
+            self._waiting.remove(waiting)
 
     def wake(self, run_id: UUID) -> None:
         """Let the calls of the run look whether they have ended."""
-        for waiting in list(self._waiting.values()):
+        for waiting in list(self._waiting):
             if waiting.run_id == run_id:
                 waiting.news.set()
 
     def _look(self) -> float | None:
-        call_ids = list(self._waiting)
-        if not call_ids:
+        all_waiting = list(self._waiting)
+        if not all_waiting:
             return None
+        call_ids = list({waiting.call_id for waiting in all_waiting})
         try:
             with self.connections.statement() as tx:
                 # Of none as well: a table that can be read may be locked against heartbeats.
@@ -69,11 +73,14 @@ class WorkerCalls:
         except Unavailable:
             self._expires_after = time.monotonic() + self.connections.settings.lease_seconds
             raise
-        pause = LOOK_SECONDS
+        pause, ended = LOOK_SECONDS, set[UUID]()
         for row in states:
             if row.state == "leased":
                 if row.lease_left > 0:  # others have expired in a silence of all workers
                     pause = min(pause, float(row.lease_left) + _PAST_SECONDS)
-            elif row.state != "queued" and (waiting := self._waiting.get(row.id)) is not None:
+            elif row.state != "queued":
+                ended.add(row.id)
+        for waiting in all_waiting:
+            if waiting.call_id in ended:
                 waiting.news.set()
         return pause

@@ -43,6 +43,31 @@ def calls(connections: Connections) -> Iterator[WorkerCalls]:
     made.stop()
 
 
+@pytest.mark.parametrize("has_signal", [True, False])
+def test_the_end_of_a_lost_attempt_leaves_the_next_one_waiting(
+    connections: Connections, call: Call, calls: WorkerCalls, has_signal: bool
+) -> None:
+    """Both wait for the same call: the process has claimed its run again before the attempt whose
+    claim was lost has noticed.
+    """
+    worker = Worker(call.org_id, "shop", "w")
+    with connections.statement() as tx:
+        call_id = worker_calls.add(tx, call, fence=1)
+    lost = calls.waiting(call_id, call.run_id)
+    lost.__enter__()
+    with calls.waiting(call_id, call.run_id) as news:
+        lost.__exit__(None, None, None)
+        if has_signal:
+            calls.wake(call.run_id)
+        else:
+            with connections.statement() as tx:
+                worker_calls.take(tx, worker, ["pay"], limit=1, lease_seconds=60)
+            with connections.statement() as tx:
+                worker_calls.end(tx, worker, call_id, 1, output="paid", is_error=False)
+
+        assert news.wait(10)
+
+
 def test_a_result_is_found_without_its_signal(
     connections: Connections, call: Call, calls: WorkerCalls
 ) -> None:
