@@ -16,11 +16,14 @@ def refers_alone(root: Mapping[str, Any]) -> bool:
 def parts_of(reference: str, root: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the parts of a reference within the schema, None for one that leads elsewhere.
 
-    It may begin with the schema's own `$id`.
+    It may begin with the schema's own `$id`, of which the fragment is no part: it is an anchor, or
+    in a part of a larger schema, the place of that.
     """
     own = root.get("$id")
     if isinstance(own, str):
-        reference = reference.removeprefix(own.removesuffix("#"))
+        if reference == own and not own.partition("#")[2].startswith("/"):
+            return ()
+        reference = reference.removeprefix(own.partition("#")[0])
     if reference in ("", "#"):
         return ()
     if not reference.startswith("#/"):

@@ -181,3 +181,19 @@ def test_an_id_that_is_an_anchor_is_left_out() -> None:
     check(schema)
     assert of(LIST) == portable(schema)
     assert not JsonSchema(schema).validator.is_valid({"p": 1})
+
+
+@pytest.mark.parametrize("own", ["#/$defs/L", "#/$defs", "#L", "#"])
+def test_the_fragment_of_an_id_is_no_beginning_of_references(own: str) -> None:
+    """A part with such an `$id` may have become a schema of its own."""
+    schema = {"$schema": DRAFT_7, "$id": own, **of(REFERENCE)}
+    compiled = JsonSchema(schema)
+
+    check(schema)
+    assert not compiled.unchecked
+    assert compiled.validator.is_valid({"p": ["a"]})
+    assert not compiled.validator.is_valid({"p": [1]})
+    assert REFERENCE == portable(schema)["properties"]["p"]
+    named = {"$schema": DRAFT_7, "$id": own, "$ref": "#/$defs/M"}
+    sent = portable({**named, "$defs": {"M": {"properties": {"p": LIST}}}})
+    assert {"p": LIST} == sent["properties"]
