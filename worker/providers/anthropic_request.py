@@ -108,7 +108,8 @@ def arguments(request: ModelRequest) -> dict[str, Any]:
     if _is_of_another_type(settings.get("thinking"), extra.get("thinking")):
         del settings["thinking"]
     if (schema := request.settings.get(output_modes.SETTING)) is not None:
-        output = {"format": {"type": "json_schema", "schema": schema}}
+        undated = output_modes.without_draft(schema)
+        output = {"format": {"type": "json_schema", "schema": undated}}
         settings = with_extra(settings, {"output_config": output})
     body = sent["extra_body"] = with_extra(settings, extra)
     if never_thinks and _type_of(body.get("thinking")) == "adaptive":

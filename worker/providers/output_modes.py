@@ -32,9 +32,9 @@ _KEYWORDS = frozenset(
         *("anyOf", "$ref", "$defs", "definitions", "title", "description", "format"),
     }
 )
+_EXCLUSIVE = ("exclusiveMinimum", "exclusiveMaximum")
 _OPENAI = _KEYWORDS | {
-    *("pattern", "multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
-    *("minItems", "maxItems"),
+    *("pattern", "multipleOf", "minimum", "maximum", *_EXCLUSIVE, "minItems", "maxItems")
 }
 _ANTHROPIC = _KEYWORDS | {"allOf"}
 #: A schema has one of them.
@@ -67,7 +67,8 @@ def is_strict(schema: Mapping[str, Any]) -> bool:
     something else. Nothing may stand beside a `$ref`.
     """
     is_flat_enough = _levels(schema) <= _MAX_OPENAI_LEVELS
-    return is_flat_enough and "anyOf" not in schema and _fits(schema, _OPENAI, is_openai=True)
+    undated = without_draft(schema)
+    return is_flat_enough and "anyOf" not in schema and _fits(undated, _OPENAI, is_openai=True)
 
 
 def openai_format(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,14 +77,24 @@ def openai_format(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_of_anthropic(schema: Mapping[str, Any]) -> bool:
-    """Return whether Anthropic's structured output takes the schema as it is."""
-    return _fits(schema, _ANTHROPIC, is_openai=False)
+    """Return whether Anthropic's structured output takes the schema `without_draft` as it is."""
+    return _fits(without_draft(schema), _ANTHROPIC, is_openai=False)
+
+
+def without_draft(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema without its `$schema`, which Zod and vendors' SDKs write.
+
+    OpenAI's SDK sends it in strict mode; Anthropic does not list it, and reads draft 2020-12 alone.
+    """
+    return {keyword: value for keyword, value in schema.items() if keyword != "$schema"}
 
 
 def _fits(schema: Any, keywords: frozenset[str], *, is_openai: bool) -> bool:
     if not isinstance(schema, Mapping) or not schema.keys() <= keywords:
         return False
     if not all(isinstance(schema[name], type_) for name, type_ in _TYPES if name in schema):
+        return False
+    if any(isinstance(schema.get(bound), bool) for bound in _EXCLUSIVE):  # a word of draft 4
         return False
     if schema.get("format", "date") not in _FORMATS:
         return False

@@ -6,6 +6,8 @@ import pytest
 
 from arkloop.worker.providers.output_modes import is_of_anthropic, is_strict
 
+DRAFT = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+
 
 def closed(**fields: Any) -> dict[str, Any]:
     """Return a closed object in which every property is required."""
@@ -31,6 +33,16 @@ def nested(levels: int) -> dict[str, Any]:
     [
         (closed(), True, True),
         (closed(title="T", description="D"), True, True),
+        # Zod and the helpers of the vendors' SDKs write it, at the top alone.
+        (closed(**DRAFT), True, True),
+        (closed(properties={"a": closed(**DRAFT)}), False, False),
+        (closed(properties={"a": {"type": "number", "exclusiveMinimum": 1}}), True, False),
+        # As draft 4 has it.
+        (
+            closed(properties={"a": {"type": "number", "minimum": 1, "exclusiveMinimum": True}}),
+            False,
+            False,
+        ),
         (closed(properties={"a": {"type": ["string", "null"]}, "b": {"enum": [1]}}), True, True),
         (closed(properties={"a": {"type": "array", "items": closed()}}), True, True),
         (closed(properties={"a": {"anyOf": [closed(), {"type": "null"}]}}), True, True),

@@ -48,6 +48,7 @@ CITY: dict[str, Any] = {
     "required": ["name"],
     "additionalProperties": False,
 }
+DRAFT = {"$schema": "http://json-schema.org/draft-07/schema#"}
 OPEN = {**CITY, "additionalProperties": True}
 SETTINGS = {"output_schema": CITY, "verbosity": "low", "reasoning_effort": "high"}
 
@@ -65,7 +66,9 @@ def sent_to(provider: str, schema: Mapping[str, Any] = CITY) -> dict[str, Any]:
     return fake.bodies[0]
 
 
-@pytest.mark.parametrize(("schema", "strict"), [(CITY, True), (OPEN, False)])
+@pytest.mark.parametrize(
+    ("schema", "strict"), [(CITY, True), ({**DRAFT, **CITY}, True), (OPEN, False)]
+)
 def test_openai_gets_the_schema_as_it_is(schema: dict[str, Any], strict: bool) -> None:
     """Strict only where that changes nothing, alongside the other settings of the field."""
     output = {"name": "output", "schema": schema, "strict": strict}
@@ -77,10 +80,11 @@ def test_openai_gets_the_schema_as_it_is(schema: dict[str, Any], strict: bool) -
     assert {"verbosity": "low", "format": {"type": "json_schema", **output}} == text
 
 
-def test_anthropic_gets_the_schema_as_it_is() -> None:
-    """Alongside the effort, which is in the same field."""
+@pytest.mark.parametrize("schema", [CITY, {**DRAFT, **CITY}])
+def test_anthropic_gets_the_schema_as_it_is(schema: dict[str, Any]) -> None:
+    """Alongside the effort, which is in the same field. `$schema` is no keyword that it knows."""
     assert {"effort": "high", "format": {"type": "json_schema", "schema": CITY}} == sent_to(
-        "anthropic"
+        "anthropic", schema
     )["output_config"]
 
 
@@ -92,6 +96,7 @@ def test_anthropic_gets_the_schema_as_it_is() -> None:
         (route_to("openai", "http://here/v1"), OPEN, "constrained", "tool"),
         (route_to("openai", "http://here/v1", api="responses"), OPEN, "constrained", "tool"),
         (Route(id="r", provider="anthropic", model="m"), CITY, "native", "native"),
+        (Route(id="r", provider="anthropic", model="m"), {**DRAFT, **CITY}, "native", "native"),
         (Route(id="r", provider="anthropic", model="m"), OPEN, "tool", "tool"),
         (route_to("anthropic", "http://here"), CITY, "tool", "tool"),
     ],
