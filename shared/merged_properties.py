@@ -14,6 +14,8 @@ from arkloop.shared.json_schema import MAX_DEPTH, InvalidSchema
 from arkloop.shared.schema_pointers import parts_of, target_of
 
 COMPOSITIONS = ("allOf", "anyOf", "oneOf")
+#: Keywords that take properties which no `properties` name; so may what is in an `if`.
+_OF_OTHERS = ("additionalProperties", "patternProperties", "unevaluatedProperties", "if")
 #: Stands for `then`, `else` and the like, which hold for some values only.
 _CONDITIONAL = "if"
 #: Keywords with schemas that hold for each value.
@@ -27,10 +29,19 @@ _WORK_PER_SCHEMA = 32  # some 20 µs
 _WORK_PER_NAME = 8
 
 
-def merged(
-    schema: Mapping[str, Any], root: Mapping[str, Any], characters: int
-) -> tuple[dict[str, Any], int]:
-    """Return the merged `properties` and `required` of a schema, and the work.
+class Merged(NamedTuple):
+    """The `properties` and `required` of a schema, and the work of merging them.
+
+    `takes_others` says whether one of its members may take properties that it does not name.
+    """
+
+    keywords: dict[str, Any]
+    work: int
+    takes_others: bool
+
+
+def merged(schema: Mapping[str, Any], root: Mapping[str, Any], characters: int) -> Merged:
+    """Return what a schema and its members have together.
 
     Its references are those of `root`, which has this length.
 
@@ -38,7 +49,8 @@ def merged(
     """
     most = _LEAST_WORK + _WORK_PER_CHARACTER * characters
     merging = _Merging(root, most)
-    return merging.merged(schema), most - merging.remaining
+    keywords = merging.merged(schema)
+    return Merged(keywords, most - merging.remaining, merging.takes_others)
 
 
 #: The number that stands for the schema of an alternative that does not have the property: each
@@ -70,6 +82,7 @@ class _Merging:
         self._texts = [""]  # by number
         self._schemas: list[Any] = [{}]  # likewise
         self.remaining = work
+        self.takes_others = False
 
     def merged(self, schema: Mapping[str, Any]) -> dict[str, Any]:
         """Return `properties` and `required` of a schema, without those that would be empty."""
@@ -83,6 +96,8 @@ class _Merging:
         if depth > MAX_DEPTH or not isinstance(schema, Mapping):
             return _Members({}, [])
         self._spend(_WORK_PER_SCHEMA)
+        if depth and any(schema.get(keyword, False) is not False for keyword in _OF_OTHERS):
+            self.takes_others = True
         own = schema.get("properties")
         own = own if isinstance(own, Mapping) else {}
         properties: dict[str, _Found] = {name: [(self._noted(one),)] for name, one in own.items()}

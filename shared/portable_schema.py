@@ -135,12 +135,16 @@ def _rebuilt(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], "_Rebuilding
         # In newer drafts, both the top and what it refers to have a say of a property.
         merging = top if refers_alone(schema) else schema
         try:
-            properties, rebuilding.merging_work = merged_properties.merged(
-                merging, schema, _length(schema)
-            )
-            flat |= properties
+            merged = merged_properties.merged(merging, schema, _length(schema))
+            rebuilding.merging_work = merged.work
+            flat |= merged.keywords
+            name = "unevaluatedProperties"
+            # Or its schema is that of a member, to which `$ref` leads, and means its own others.
+            if merged.takes_others and (name in schema or flat.get(name) is False):
+                flat.pop(name, None)  # it would forbid what the members take
         except InvalidSchema:
             rebuilding.is_whole = False
+            flat.pop("unevaluatedProperties", None)
     found = only_defined(rebuilding.top(flat))
     if found is not schema:
         found = {keyword: value for keyword, value in found.items() if keyword != "$schema"}

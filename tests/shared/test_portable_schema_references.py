@@ -197,3 +197,36 @@ def test_the_fragment_of_an_id_is_no_beginning_of_references(own: str) -> None:
     named = {"$schema": DRAFT_7, "$id": own, "$ref": "#/$defs/M"}
     sent = portable({**named, "$defs": {"M": {"properties": {"p": LIST}}}})
     assert {"p": LIST} == sent["properties"]
+
+
+OPEN = {"additionalProperties": {"type": "string"}}
+PREFIXED = {"patternProperties": {"^x-": {"type": "string"}}}
+CLOSED = {"required": ["id"], "properties": {"id": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    ("composed", "is_kept"),
+    [
+        ({"allOf": [{"$ref": "#/$defs/open"}]}, False),
+        ({"$ref": "#/$defs/open"}, False),
+        ({"allOf": [{"anyOf": [PREFIXED, CLOSED]}]}, False),
+        ({"oneOf": [{**CLOSED, "unevaluatedProperties": {}}]}, False),
+        ({"allOf": [{"if": PREFIXED}]}, False),
+        ({"anyOf": [CLOSED, {**CLOSED, "additionalProperties": False}]}, True),
+        ({"allOf": [CLOSED, {"unevaluatedProperties": False}]}, True),
+        ({"$ref": "#/$defs/closed"}, True),
+        ({"not": OPEN}, True),
+    ],
+)
+def test_what_members_of_the_top_let_pass_is_not_forbidden(
+    composed: dict[str, Any], is_kept: bool
+) -> None:
+    """`unevaluatedProperties` knows nothing of members that are no longer there."""
+    definitions = {"open": OPEN, "closed": CLOSED}
+    given = {"type": "object", "unevaluatedProperties": False, **composed, "$defs": definitions}
+
+    sent = portable(given)
+
+    check(given)
+    assert is_kept == ("unevaluatedProperties" in sent)
+    assert portable(sent) is sent
