@@ -252,7 +252,7 @@ class _Rebuilding:
         if depth > MAX_DEPTH:
             raise InvalidSchema(f"The schema is nested deeper than {MAX_DEPTH} levels.")
         if not isinstance(node, Mapping):
-            self._count(len(json.dumps(node)) // 8)  # the names of `dependencies`, say
+            self._count(_length(node) // 8)  # the names of `dependencies`, say
             return only_names(node)
         self._count((8 * len(node) + sum(map(len, node))) // _KEYWORDS_PER_NODE)
         reference = node.get("$ref")
@@ -327,7 +327,7 @@ class _Rebuilding:
         elif keyword == "multipleOf" and isinstance(value, float) and 0 < value < MIN_MULTIPLE:
             self.left_out.append(f"A `multipleOf` below {MIN_MULTIPLE} is not supported.")
         else:
-            self._count(len(json.dumps(value)) // 8)
+            self._count(_length(value) // 8)
             self.more += MORE_NODES * takes_longer(keyword, value)
             self._formats += keyword == "format" and isinstance(value, str)
             rebuilt[keyword] = only_names(value) if keyword in _NAMES else value
@@ -376,6 +376,10 @@ class _Rebuilding:
         self.nodes += nodes
         if self.nodes > MAX_NODES:
             raise InvalidSchema("The schema is too large.")
+
+
+def _length(constant: Any) -> int:
+    return len(json.dumps(constant, ensure_ascii=False))
 
 
 def no_schema(error: ValidationError, given: Mapping[str, Any]) -> InvalidSchema:

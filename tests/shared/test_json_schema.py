@@ -89,6 +89,16 @@ def test_keywords_of_a_real_schema_do_not_count() -> None:
     assert 4 == JsonSchema({"properties": {"labels": part}}).nodes
 
 
+@pytest.mark.parametrize("text", ["ascii", "äöüßé", "日本語文字", "😀😀😀😀😀"])
+def test_constants_count_by_their_characters(text: str) -> None:
+    """A choice of countries may be as long in each language."""
+    names = [f"{text}{number}" for number in range(100, 200)]
+    nodes = 2 + 100 * len(f'"{text}100", ') // 8
+
+    assert nodes == JsonSchema({"properties": {"land": {"enum": names}}}).nodes
+    assert nodes == JsonSchema({"dependencies": {"land": names}}).nodes
+
+
 @pytest.mark.parametrize(
     "pattern",
     [
