@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections import Counter, deque
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from typing import Any
 
 import jsonschema_rs
@@ -75,6 +75,8 @@ _TOGETHER = (
     *({"if", "then", "else"}, {"additionalProperties", "patternProperties"}),
     *({"additionalItems", "items", "prefixItems"}, {"contains", "maxContains", "minContains"}),
 )
+#: Below the top: what references may lead to by other names than a place.
+_NAMING = frozenset({"$id", "$anchor", "$dynamicAnchor", "id"})
 _NOT_AT_THE_TOP = ("$ref", *merged_properties.COMPOSITIONS, "enum", "not")
 #: Only the escapes of a pointer can make it another one than that of the name.
 _TO_DEFINITION = re.compile(r"#/\$defs/([^/~%]+)")
@@ -107,18 +109,38 @@ def check(schema: Mapping[str, Any]) -> int:
     if length > MAX_CHARACTERS:  # before the walk, in which it takes the longer
         raise InvalidSchema("The schema is too large.")
     rebuilt, rebuilding = _rebuilt(schema)
-    # A `$schema` would be followed: to another draft, or to an address that a server chose.
-    sent = {keyword: value for keyword, value in rebuilt.items() if keyword != "$schema"}
+    sent = _undated(rebuilt)
     if not rebuilding.is_whole or rebuilding.remaining < 0 or _length(sent) > MAX_CHARACTERS:
         raise InvalidSchema("The schema is too large.")
+    _validate(sent, schema, rebuilding.dangling)
+    added = max(0, _length(sent) - length)
+    return added // _CHARACTERS_PER_NODE + rebuilding.merging_work // _MERGING_WORK_PER_NODE
+
+
+def check_as_written(schema: Mapping[str, Any]) -> None:
+    """Check what the portable form leaves out: unused definitions, and what is beside a `$ref`.
+
+    Where definitions have an `$id` or anchors, references that lead nowhere else may lead there.
+
+    Raises: InvalidSchema
+    """
+    rebuilding = _Rebuilding(schema, leaves_out=False)
+    written = rebuilding.schema(schema, is_top=True)
+    _validate(_undated(written), schema, [] if rebuilding.has_names else rebuilding.dangling)
+
+
+def _undated(schema: Mapping[str, Any]) -> dict[str, Any]:
+    # A `$schema` would be followed: to another draft, or to an address that a server chose.
+    return {keyword: value for keyword, value in schema.items() if keyword != "$schema"}
+
+
+def _validate(sent: dict[str, Any], given: Mapping[str, Any], dangling: list[str]) -> None:
     try:
         jsonschema_rs.meta.validate(sent)
     except jsonschema_rs.ValidationError as error:
-        raise no_schema(error, schema) from None
-    if rebuilding.dangling:
-        raise InvalidSchema(f"Unresolvable `$ref`: {short(rebuilding.dangling[0])}")
-    added = max(0, _length(sent) - length)
-    return added // _CHARACTERS_PER_NODE + rebuilding.merging_work // _MERGING_WORK_PER_NODE
+        raise no_schema(error, given) from None
+    if dangling:
+        raise InvalidSchema(f"Unresolvable `$ref`: {short(dangling[0])}")
 
 
 def _length(schema: Any) -> int:
@@ -147,7 +169,7 @@ def _rebuilt(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], "_Rebuilding
             flat.pop("unevaluatedProperties", None)
     found = only_defined(rebuilding.top(flat))
     if found is not schema:
-        found = {keyword: value for keyword, value in found.items() if keyword != "$schema"}
+        found = _undated(found)
     return found, rebuilding
 
 
@@ -183,11 +205,15 @@ class _Rebuilding:
     whatever is changed or left out elsewhere, the reference still leads to it. `dangling` are the
     references that lead nowhere in `root`, which are left out; `remaining` are the characters that
     the copies may still have. `is_whole` is false if the alternatives were too large to merge.
+
+    With `leaves_out=False` nothing is copied or left out but annotations of a wrong type;
+    `has_names` is then true if references may lead to more than places within the schema.
     """
 
-    def __init__(self, root: Mapping[str, Any]) -> None:
+    def __init__(self, root: Mapping[str, Any], *, leaves_out: bool = True) -> None:
         self._root = root
-        self._refers_alone = refers_alone(root)
+        self._leaves_out = leaves_out
+        self._refers_alone = leaves_out and refers_alone(root)
         definitions = root.get("$defs")
         self._own = definitions if isinstance(definitions, Mapping) else {}
         self._names: dict[tuple[str, ...], str] = {}  # of the copies, by their pointers
@@ -195,6 +221,7 @@ class _Rebuilding:
         self._numbers: Counter[str] = Counter()  # by the names without them
         self._waiting: deque[tuple[str, Any]] = deque()
         self.dangling: list[str] = []
+        self.has_names = False
         self.is_whole = True
         self.merging_work = 0
         self.remaining = MAX_CHARACTERS
@@ -221,13 +248,15 @@ class _Rebuilding:
         """Return a schema in the new form; the same object if it has it already."""
         if not isinstance(given, dict):
             return _object(given)
+        self.has_names |= not is_top and not given.keys().isdisjoint(_NAMING)
         if str(given.get("$id")).startswith("#"):  # an anchor, in old drafts
             given = _without(given, {"$id"})
         if self._refers_alone and isinstance(given.get("$ref"), str):
             others = given.keys() - _BESIDE_REFERENCE
             given = _without(given, others) if others else given
-        # No reference leads there any more.
-        left_out = ("definitions",) if is_top else ("definitions", "$defs")
+        left_out: Collection[str] = ()
+        if self._leaves_out:  # no reference leads there any more
+            left_out = ("definitions",) if is_top else ("definitions", "$defs")
         schema = {**given} if any(keyword in given for keyword in left_out) else given
         for keyword, value in given.items():
             if keyword in left_out:
@@ -237,7 +266,7 @@ class _Rebuilding:
                 schema[keyword] = new
                 if new is None:
                     del schema[keyword]
-        return _modernized(_referring(schema))
+        return _modernized(_referring(schema) if self._leaves_out else schema)
 
     def _value(self, keyword: str, value: Any) -> Any:
         if keyword in _NAMES:
@@ -267,6 +296,8 @@ class _Rebuilding:
         if pointer is None or not isinstance(target, Mapping | bool):
             self.dangling.append(given)
             return None
+        if not self._leaves_out:
+            return given
         if pointer not in self._names:
             self._names[pointer] = self._name(pointer)
             if target is self._root:  # `$id` would make it a document of its own

@@ -59,6 +59,7 @@ def check_new(schema: Mapping[str, Any]) -> None:
     check(schema)
     try:
         portable_schema.check(schema)
+        portable_schema.check_as_written(schema)
     except InvalidSchema as error:
         raise ValueError(str(error)) from None
 

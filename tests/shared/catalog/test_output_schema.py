@@ -97,6 +97,57 @@ def test_a_new_schema_is_valid_where_nothing_refers_to_it(invalid: dict[str, Any
         output_schema.check_new(schema)
 
 
+DRAFT_7 = {"$schema": "http://json-schema.org/draft-07/schema#"}
+WRONG = {"type": "text"}
+
+
+@pytest.mark.parametrize(
+    "invalid",
+    [
+        {"definitions": {"b": WRONG}},
+        {"properties": {"a": {"definitions": {"b": WRONG}}}},
+        {"definitions": {"b": {"$ref": "#/definitions/nope"}}},
+        {"definitions": {"b": {"$ref": "https://a.example/schema"}}},
+        {"definitions": {"b": {"$ref": "#/definitions/c", "$defs": {"d": WRONG}}, "c": {}}},
+        {**DRAFT_7, "properties": {"a": {"$ref": "#/definitions/b", **WRONG}}},
+        {**DRAFT_7, "properties": {"a": {"$ref": "#/definitions/b", "items": {"$ref": "#/no"}}}},
+        {"allOf": [{"definitions": {"b": WRONG}}]},
+    ],
+)
+def test_a_new_schema_is_valid_where_only_its_author_reads_it(invalid: dict[str, Any]) -> None:
+    """The portable form has nothing of this, but vendors are sent the schema as it is."""
+    schema = {**OBJECT, "definitions": {"b": {}}, **invalid}
+    checked(schema)
+
+    with pytest.raises(ValueError, match=r"^Not a JSON Schema: |^Unresolvable `\$ref`: "):
+        output_schema.check_new(schema)
+
+
+@pytest.mark.parametrize(
+    "unused",
+    [
+        {"type": "array", "items": [{}], "additionalItems": False},
+        {"minimum": 0, "exclusiveMinimum": True},
+        {"description": None, "examples": "e"},
+        {"$ref": "#/definitions/c", "title": "A b.", "$comment": "c"},
+        {"$ref": "#/components/c"},
+        {"$ref": "#/definitions/b"},
+        # Whether these lead anywhere is for the vendor to say.
+        {"$id": "https://a.example/b", "properties": {"x": {"$ref": "#/properties/y"}}},
+        {"$id": "#b", "items": {"$ref": "#b"}},
+        {"$anchor": "b", "items": {"$ref": "#b"}},
+        {"description": "d" * 50_000},
+    ],
+)
+@pytest.mark.parametrize("draft", [{}, DRAFT_7])
+def test_what_vendors_may_accept_is_not_refused(
+    unused: dict[str, Any], draft: dict[str, Any]
+) -> None:
+    """Some of it is of older drafts than `$schema` says, or of what generators write."""
+    definitions = {"b": unused, "c": {}}
+    accepted({**draft, **OBJECT, "definitions": definitions, "components": {"c": {}}})
+
+
 def test_a_schema_may_be_40_levels_deep() -> None:
     """A schema of 41 levels is refused."""
     schema: dict[str, Any] = OBJECT
