@@ -18,6 +18,7 @@ from arkloop.shared.schema_keywords import (
     MORE_NODES,
     UniqueItems,
     alternatives,
+    in_new_words,
     only_names,
     takes_any_name,
     takes_longer,
@@ -240,11 +241,11 @@ class _Rebuilding:
         self.restricts_names = False
         #: Rebuilt schemas with patterns in them, by id; kept, so that no other one gets the id.
         self.patterned: dict[int, Any] = {}
-        draft = root.get("$schema", "")
+        self._draft = root.get("$schema", "")
         self._refers_alone = refers_alone(root)
         self.result = self._schema(root, ((),), 0)
-        if draft:
-            self.result["$schema"] = draft
+        if self._draft:
+            self.result["$schema"] = self._draft
 
     def _schema(self, node: Any, trail: _Trail, depth: int) -> Any:
         """Rebuild one schema; `trail` has the pointers of the references that led to it."""
@@ -254,6 +255,8 @@ class _Rebuilding:
         if not isinstance(node, Mapping):
             self._count(_length(node) // 8)  # the names of `dependencies`, say
             return only_names(node)
+        if not self._draft and isinstance(node, dict):
+            node = in_new_words(node)
         self._count((8 * len(node) + sum(map(len, node))) // _KEYWORDS_PER_NODE)
         reference = node.get("$ref")
         if "$dynamicRef" in node or "$recursiveRef" in node:

@@ -20,7 +20,7 @@ import jsonschema_rs
 from arkloop.shared import merged_properties
 from arkloop.shared.json_schema import InvalidSchema, no_schema, short
 from arkloop.shared.required_properties import only_defined
-from arkloop.shared.schema_keywords import only_names
+from arkloop.shared.schema_keywords import in_new_words, only_names
 from arkloop.shared.schema_pointers import parts_of, refers_alone, target_of
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,6 @@ _LIMITS |= {
 }
 _LIMITS -= {"contentSchema"}
 _REBUILT = _SCHEMA | _LIST_OF_SCHEMAS | _MAP_OF_SCHEMAS | _NAMES | {"$ref"}
-_BOUNDS = (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum"))
 
 #: At the top with a `$ref` in old drafts: what is not replaced.
 _KEPT_AT_THE_TOP = ("$schema", "$id", "$defs", "definitions", "type", "description", "default")
@@ -347,18 +346,10 @@ def _without(schema: Mapping[str, Any], keywords: Set[str]) -> dict[str, Any]:
 
 def _modernized(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a schema without what older drafts write differently, and with what OpenAI misses."""
-    first = schema.get("items")
-    if isinstance(first, list):
-        tuples = {"prefixItems": first} if first else {}
-        others = {name: schema[name] for name in schema if name not in ("items", "additionalItems")}
-        schema = {**others, **tuples, "items": _object(schema.get("additionalItems", {}))}
-    elif first is None and _may_be_array(schema.get("type")):
-        schema = {**schema, "items": {}}
-    for exclusive, bound in _BOUNDS:
-        if isinstance(schema.get(exclusive), bool):
-            schema = {**schema}
-            if schema.pop(exclusive) and bound in schema:
-                schema[exclusive] = schema.pop(bound)
+    schema = in_new_words(schema)
+    items = schema.get("items")
+    if isinstance(items, bool) or (items is None and _may_be_array(schema.get("type"))):
+        schema = {**schema, "items": {} if items is None else _object(items)}
     for keyword, kind in _ANNOTATIONS:
         if keyword in schema and not isinstance(schema[keyword], kind):
             schema = _without(schema, {keyword})

@@ -8,6 +8,8 @@ from jsonschema_rs import Validator
 #: What a keyword weighs more that takes longer.
 MORE_NODES = 4
 
+_BOUNDS = (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum"))
+
 
 class UniqueItems:
     """The keyword `uniqueItems`.
@@ -87,3 +89,22 @@ def only_names(names: Any) -> Any:
     """
     others = [one for one in names if not isinstance(one, str)] if isinstance(names, list) else ()
     return others[:1] or names
+
+
+def in_new_words(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema in which draft 2020-12 reads what older ones write differently.
+
+    That is invalid in it, so nothing else changes; the same object if there is none.
+    """
+    first = schema.get("items")
+    if isinstance(first, list):
+        tuples = {"prefixItems": first} if first else {}
+        others = {name: schema[name] for name in schema if name not in ("items", "additionalItems")}
+        schema = {**others, **tuples, "items": schema.get("additionalItems", {})}
+    for exclusive, bound in _BOUNDS:
+        if isinstance(schema.get(exclusive), bool):
+            new = {**schema}
+            if new.pop(exclusive) and bound in new:
+                new[exclusive] = new.pop(bound)
+            schema = new
+    return schema

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from arkloop.shared.json_schema import JsonSchema
+from arkloop.shared import portable_schema
+from arkloop.shared.json_schema import InvalidSchema, JsonSchema
 
 
 @pytest.mark.parametrize(
@@ -87,3 +88,45 @@ def test_a_format_elsewhere_changes_nothing(beside: dict[str, Any], value: Any) 
 
     assert not JsonSchema({"allOf": [schema], **beside}).validator.is_valid(value)
     assert not JsonSchema({**schema, **beside}).validator.is_valid(value)
+
+
+PAIR = {"type": "array", "items": [{"type": "integer"}, {"type": "string"}]}
+#: Of each, a value that fits and one that does not.
+OLD_WORDS: list[tuple[dict[str, Any], Any, Any]] = [
+    (PAIR, [1, "a", None], ["a", 1]),
+    ({**PAIR, "additionalItems": False}, [1, "a"], [1, "a", 2]),
+    ({**PAIR, "additionalItems": {"type": "null"}}, [1, "a", None], [1, "a", 2]),
+    ({"items": [], "additionalItems": {"type": "null"}}, [None], [1]),
+    ({"items": [{"pattern": "^a+$"}]}, ["aa"], ["b"]),
+    ({"minimum": 1, "exclusiveMinimum": True}, 2, 1),
+    ({"maximum": 1, "exclusiveMaximum": False}, 1, 2),
+    ({"minimum": 1, "exclusiveMaximum": True}, 1, 0),
+]
+
+
+@pytest.mark.parametrize(("part", "fitting", "other"), OLD_WORDS)
+def test_words_of_older_drafts_need_no_schema_keyword(
+    part: dict[str, Any], fitting: Any, other: Any
+) -> None:
+    """Pydantic 1 writes tuples so, and OpenAPI 3.0 bounds; in draft 2020-12 they mean nothing."""
+    schema = {"type": "object", "properties": {"p": {"$ref": "#/$defs/x"}}, "$defs": {"x": part}}
+    compiled = JsonSchema(schema)
+
+    assert compiled.validator.is_valid({"p": fitting})
+    assert not compiled.validator.is_valid({"p": other})
+    portable_schema.check(schema)
+
+
+def test_a_draft_that_is_named_is_read_by_its_own_words() -> None:
+    """An author that names the newest draft learns of a mistake."""
+    newest = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    with pytest.raises(InvalidSchema, match=r"^Not a JSON Schema: .*, at /items$"):
+        JsonSchema({**newest, **PAIR})
+    with pytest.raises(InvalidSchema, match=r"^Not a JSON Schema: .*, at /exclusiveMinimum$"):
+        JsonSchema({**newest, "minimum": 1, "exclusiveMinimum": True})
+
+
+def test_the_place_of_what_is_wrong_in_a_tuple_is_near() -> None:
+    """It is that of the list, whose words are others in the draft that is checked."""
+    with pytest.raises(InvalidSchema, match=r"^Not a JSON Schema: .*, at /properties/p$"):
+        JsonSchema({"properties": {"p": {"items": [{"type": "strng"}], "additionalItems": {}}}})
