@@ -5,7 +5,6 @@ lead to, so that nothing is fetched and the work is bounded by a count of nodes.
 What cannot be checked within bounds is left out.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -18,12 +17,13 @@ from arkloop.shared.schema_keywords import (
     MORE_NODES,
     UniqueItems,
     alternatives,
+    constant_nodes,
     in_new_words,
     only_names,
     takes_any_name,
     takes_longer,
 )
-from arkloop.shared.schema_patterns import OPTIONS, folded_classes, is_supported
+from arkloop.shared.schema_patterns import OPTIONS, folded_classes, problem
 from arkloop.shared.schema_pointers import parts_of, pointer_to, refers_alone, target_of
 
 #: Of a schema whose references are replaced; 8 characters of plain data count as one.
@@ -253,7 +253,7 @@ class _Rebuilding:
         if depth > MAX_DEPTH:
             raise InvalidSchema(f"The schema is nested deeper than {MAX_DEPTH} levels.")
         if not isinstance(node, Mapping):
-            self._count(_length(node) // 8)  # the names of `dependencies`, say
+            self._count(constant_nodes(node))  # the names of `dependencies`, say
             return only_names(node)
         if not self._draft and isinstance(node, dict):
             node = in_new_words(node)
@@ -313,8 +313,9 @@ class _Rebuilding:
         if keyword in _LIST_OF_SCHEMAS and isinstance(value, list):
             rebuilt[keyword] = [self._schema(item, trail, depth) for item in value]
         elif keyword in _MAP_OF_SCHEMAS and isinstance(value, Mapping):
-            if keyword == "patternProperties" and not all(map(self._can_match, value)):
-                self.left_out.append("The pattern of `patternProperties` is not supported.")
+            of_patterns = value if keyword == "patternProperties" else ()
+            if why := next(filter(None, map(self._unmatched, of_patterns)), None):
+                self.left_out.append(f"The pattern of `patternProperties` {why}")
                 return
             rebuilt[keyword] = {
                 name: self._named(name, item, trail, depth) for name, item in value.items()
@@ -325,12 +326,12 @@ class _Rebuilding:
             rebuilt[keyword] = self._schema(value, trail, depth)
             if keyword == "propertyNames" and not takes_any_name(rebuilt[keyword]):
                 self.restricts_names = True
-        elif keyword == "pattern" and isinstance(value, str) and not self._can_match(value):
-            self.left_out.append(f"The pattern {short(value)!r} is not supported.")
+        elif keyword == "pattern" and isinstance(value, str) and (why := self._unmatched(value)):
+            self.left_out.append(f"The pattern {short(value)!r} {why}")
         elif keyword == "multipleOf" and isinstance(value, float) and 0 < value < MIN_MULTIPLE:
             self.left_out.append(f"A `multipleOf` below {MIN_MULTIPLE} is not supported.")
         else:
-            self._count(_length(value) // 8)
+            self._count(constant_nodes(value))
             self.more += MORE_NODES * takes_longer(keyword, value)
             self._formats += keyword == "format" and isinstance(value, str)
             rebuilt[keyword] = only_names(value) if keyword in _NAMES else value
@@ -365,24 +366,21 @@ class _Rebuilding:
             raise InvalidSchema(f"Unresolvable `$ref`: {short(reference)}")
         return pointer, target
 
-    def _can_match(self, pattern: str) -> bool:
+    def _unmatched(self, pattern: str) -> str | None:
+        """Return the end of a sentence about a pattern that is not matched."""
         if pattern not in self._weights:
             self._weights[pattern] = 1 + len(pattern) // 1_000 + folded_classes(pattern)
         weight = self._weights[pattern]
         if self.pattern_weight + weight > self._max_patterns:
-            return False
+            return f"is beyond the limit of {MAX_PATTERNS} patterns."
         self.pattern_weight += weight
         self.patterns.append(pattern)
-        return is_supported(pattern)
+        return problem(pattern)
 
     def _count(self, nodes: int) -> None:
         self.nodes += nodes
         if self.nodes > MAX_NODES:
             raise InvalidSchema("The schema is too large.")
-
-
-def _length(constant: Any) -> int:
-    return len(json.dumps(constant, ensure_ascii=False))
 
 
 def no_schema(error: ValidationError, given: Mapping[str, Any]) -> InvalidSchema:

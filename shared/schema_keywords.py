@@ -1,5 +1,6 @@
 """Keywords of JSON Schemas that the library would check in a time without a bound."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -64,6 +65,11 @@ def _text(value: Any) -> str:
         case Mapping():
             return f"{{{','.join(sorted(f'{name!r}:{_text(value[name])}' for name in value))}}}"
     return repr(value)
+
+
+def constant_nodes(constant: Any) -> int:
+    """Return the number of nodes as which plain data count, by their characters."""
+    return len(json.dumps(constant, ensure_ascii=False)) // 8
 
 
 def takes_longer(keyword: str, value: Any) -> bool:

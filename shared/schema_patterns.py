@@ -5,7 +5,8 @@ from functools import lru_cache
 
 import jsonschema_rs
 
-#: Linear in the length of the text and in the size of the pattern; sizes in bytes.
+#: Linear in the length of the text and in the size of the pattern; sizes in bytes. A larger limit
+#: would let each character cost more: with four times as much, up to four times.
 OPTIONS = jsonschema_rs.RegexOptions(size_limit=16_384, dfa_size_limit=16_384)
 
 #: Or may: after `x`, space may stand between the characters of a pattern, as in `( ?i:`.
@@ -14,6 +15,9 @@ _IGNORES_CASE = re.compile(r"\(\?[a-zA-Z]*[ix]")
 _WIDE_CLASS = re.compile(r"\\[pP]|-\s*(?:#|\\[xuU]|[^\x00-\x7f])")
 #: Wide within brackets.
 _NEGATED_CLASS = re.compile(r"\\[DSW]")
+#: Of an engine that goes back in the text, unless it is escaped or in brackets.
+_BACKTRACKING = re.compile(r"\(\?<?[=!]|\(\?P=|\\[1-9]|\\k<")
+_LITERAL = re.compile(r"\\[^1-9k]|\[(?:\\.?|[^\]\\])*(?:\]|\Z)", re.DOTALL)
 
 
 def folded_classes(pattern: str) -> int:
@@ -41,3 +45,12 @@ def is_supported(pattern: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def problem(pattern: str) -> str | None:
+    """Return the end of a sentence about a pattern that is not supported, None for any other."""
+    if is_supported(pattern):
+        return None
+    if _BACKTRACKING.search(_LITERAL.sub("", pattern)):
+        return "needs look-around or back-references, which are not supported."
+    return "is too large when compiled, or is none; use `maxLength` to limit a length."

@@ -121,6 +121,50 @@ def test_no_pattern_takes_long_to_compile(pattern: str) -> None:
     assert len(properties) == len(found[0].unchecked)
 
 
+LARGE = "is too large when compiled, or is none; use `maxLength` to limit a length."
+ENGINE = "needs look-around or back-references, which are not supported."
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("^.{1,255}$", LARGE),
+        (r"^\p{L}+$", LARGE),
+        (r"^[(?=]\\1?.{255}", LARGE),
+        ("(", LARGE),
+        ("^(?!a)", ENGINE),
+        ("a(?<=a)", ENGINE),
+        (r"(a)\1", ENGINE),
+        (r"(?<n>a)\k<n>", ENGINE),
+        (r"(?P<n>a)(?P=n)", ENGINE),
+    ],
+)
+def test_the_reason_why_a_pattern_is_not_checked_is_named(pattern: str, why: str) -> None:
+    """An author can do something else about each."""
+    own = JsonSchema({"pattern": pattern})
+    of_names = JsonSchema({"patternProperties": {"^a": {}, pattern: {}}})
+
+    assert [f"The pattern {pattern!r} {why}"] == own.unchecked
+    assert [f"The pattern of `patternProperties` {why}"] == of_names.unchecked
+
+
+@pytest.mark.parametrize(
+    "pattern", ["[" * 60_000, "[" * 60_000 + "\\", "(?" * 30_000, "(\\" * 30_000]
+)
+def test_the_reason_is_found_in_linear_time(pattern: str) -> None:
+    """A pattern may be as long as a schema."""
+    assert is_within(SECONDS, lambda: JsonSchema({"pattern": pattern}))
+
+
+def test_a_pattern_beyond_the_limit_is_said_to_be_one_too_many() -> None:
+    """It may be as simple as the others."""
+    properties = {f"a{number}": {"pattern": f"^{number}$"} for number in range(33)}
+
+    unchecked = JsonSchema({"properties": properties}).unchecked
+
+    assert ["The pattern '^32$' is beyond the limit of 32 patterns."] == unchecked
+
+
 @pytest.mark.parametrize("digits", ["[0-9a-f]{4}", r"\d{4}-\d{2}"])
 def test_patterns_that_ignore_case_are_checked(digits: str) -> None:
     """As many as others are, since the classes of real ones are narrow."""

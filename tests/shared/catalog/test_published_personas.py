@@ -111,7 +111,9 @@ def test_a_schema_that_an_earlier_release_took_stays(
     assert row is not None
     read = published_personas.persona_of(row)
     assert [schema, schema] == [read.output_schema, read.client_tools[0].parameters]
-    with pytest.raises(ValueError, match=r"not supported|too large|Unresolvable|multiple"):
+    with pytest.raises(
+        ValueError, match=r"beyond the limit|not supported|too large|Unresolvable|multiple"
+    ):
         output_schema.check_new(schema)
 
 
