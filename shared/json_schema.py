@@ -1,8 +1,7 @@
 """JSON Schemas of others, made safe to compile and to check values against.
 
-A schema is rebuilt before it is compiled: references are replaced by what they
-lead to, so that nothing is fetched and the work is bounded by a count of nodes.
-What cannot be checked within bounds is left out.
+A schema is rebuilt before it is compiled: references are replaced by what they lead to, so that
+nothing is fetched and the work is bounded by a count of nodes. What is beyond bounds is left out.
 """
 
 import math
@@ -25,6 +24,7 @@ from arkloop.shared.schema_keywords import (
 )
 from arkloop.shared.schema_patterns import OPTIONS, folded_classes, problem
 from arkloop.shared.schema_pointers import parts_of, pointer_to, refers_alone, target_of
+from arkloop.shared.schema_work import Work
 
 #: Of a schema whose references are replaced; 8 characters of plain data count as one.
 MAX_NODES = 5_000
@@ -36,7 +36,6 @@ MAX_PATTERNS = 32
 MIN_MULTIPLE = 1e-30
 #: `unevaluatedItems` and `unevaluatedProperties` below one another: each doubles the work.
 MAX_UNEVALUATED = 3
-
 #: Characters that patterns have to match: beyond it a check leaves patterns out or refuses the
 #: value. Each may cost 8 µs.
 MAX_MATCHED = 20_000
@@ -44,13 +43,11 @@ MAX_MATCHED = 20_000
 #: with the square, by far the longest for names that do not fit: each has a copy of the object.
 _MAX_WORK_FOR_ALL = 20_000
 _MAX_COPIED = 250_000
-
 #: Characters of the keywords of one schema that count as a node, with 8 more for each: most have
 #: fewer. Unknown ones count, too, since the library keeps them.
 _KEYWORDS_PER_NODE = 128
 #: Likewise of the names of properties around a schema: each is kept with the text of its place.
 _NAMES_PER_NODE = 256
-
 _MAX_REASON_CHARACTERS = 240
 
 _SCHEMA = (
@@ -112,6 +109,7 @@ class JsonSchema:
         self.weight = rebuilding.nodes + rebuilding.more
         self.pattern_weight = rebuilding.pattern_weight
         self.patterns: Sequence[str] = rebuilding.patterns
+        self.work = Work(rebuilding.result, rebuilding.weights, self.weight)
         self._patterned = rebuilding.patterned
         self._rebuilt = rebuilding.result if self._patterned else None
         self._most_for_all = _MAX_WORK_FOR_ALL
@@ -239,6 +237,7 @@ class _Rebuilding:
         self.patterns: list[str] = []
         self.left_out: list[str] = []
         self.restricts_names = False
+        self.weights: dict[int, int] = {}  # of all rebuilt schemas, by id
         #: Rebuilt schemas with patterns in them, by id; kept, so that no other one gets the id.
         self.patterned: dict[int, Any] = {}
         self._draft = root.get("$schema", "")
@@ -249,6 +248,7 @@ class _Rebuilding:
 
     def _schema(self, node: Any, trail: _Trail, depth: int) -> Any:
         """Rebuild one schema; `trail` has the pointers of the references that led to it."""
+        before = self.nodes + self.more
         self._count(1 + self._name_characters // _NAMES_PER_NODE)
         if depth > MAX_DEPTH:
             raise InvalidSchema(f"The schema is nested deeper than {MAX_DEPTH} levels.")
@@ -302,9 +302,11 @@ class _Rebuilding:
             if keyword in rebuilt and (is_late or is_any):
                 either = {"anyOf" if is_any else keyword: rebuilt.pop(keyword)}
                 self.patterned[id(either)] = either
+                self.weights[id(either)] = self.nodes + self.more - before
                 rebuilt["allOf"] = [*rebuilt.get("allOf", ()), either]
         if self.pattern_weight > patterns:
             self.patterned[id(rebuilt)] = rebuilt
+        self.weights[id(rebuilt)] = self.nodes + self.more - before
         return rebuilt
 
     def _keyword(

@@ -12,7 +12,6 @@ from arkloop.shared.catalog.personas import Persona
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.events.types import RunError
 from arkloop.shared.json_schema import InvalidSchema, JsonSchema, short
-from arkloop.shared.schema_work import MAX_WORK, measured
 from arkloop.shared.storage.tables.events import run_events
 
 #: Characters of an output under patterns: a web process checks it, and serves nothing meanwhile.
@@ -45,8 +44,9 @@ def check_output(persona: Persona, content: str, output: Mapping[str, Any] | Non
     except InvalidSchema as error:  # an earlier release has stored it
         why = f"this release of the server does not support its schema: {error}"
         raise InvalidRequest(output=[f"cannot be validated: {why}"]) from None
-    work = schema.weight * measured(output, MAX_WORK // schema.weight)
-    if work > MAX_WORK or schema.matched_characters(output, MAX_MATCHED) > MAX_MATCHED:
+    work = schema.work.product(output)
+    is_too_much = schema.work.is_too_much(output, work)
+    if is_too_much or schema.matched_characters(output, MAX_MATCHED) > MAX_MATCHED:
         raise InvalidRequest(output=["is too large to validate"])
     for misfit in schema.errors(output, work):
         why = f"does not fit the persona's output_schema: {_misfit(misfit)}"

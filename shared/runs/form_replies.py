@@ -6,7 +6,6 @@ from typing import Any
 from arkloop.shared import json_text
 from arkloop.shared.errors import InvalidRequest
 from arkloop.shared.json_schema import MAX_MATCHED, InvalidSchema, JsonSchema
-from arkloop.shared.schema_work import MAX_WORK, measured
 
 #: The kinds of requests: fields to fill in, and a page to visit.
 FORM, AUTHORIZATION = "form", "authorization"
@@ -61,8 +60,8 @@ def _misfits(schema: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
         compiled = JsonSchema(schema)
     except InvalidSchema:
         return []  # it was usable when the server sent it: the server checks the reply, too
-    work = compiled.weight * measured(given, MAX_WORK // compiled.weight)
-    if work > MAX_WORK:
+    work = compiled.work.product(given)
+    if compiled.work.is_too_much(given, work):
         return ["is too large to validate"]
     # The server checks the patterns, too.
     is_short = compiled.matched_characters(given, MAX_MATCHED) <= MAX_MATCHED

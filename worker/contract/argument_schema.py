@@ -10,7 +10,6 @@ from jsonschema_rs import ValidationError, ValidationErrorKind
 
 from arkloop.shared.catalog import output_schema
 from arkloop.shared.json_schema import MAX_MATCHED, JsonSchema, short
-from arkloop.shared.schema_work import MAX_WORK, measured
 from arkloop.worker.contract.cpu_slices import cpu_slice
 
 MAX_ERRORS = 5
@@ -49,12 +48,12 @@ class ArgumentSchema:
     def errors(self, value: Any) -> list[str]:
         """Describe what does not fit, in sentences that repeat no value; at most `MAX_ERRORS`."""
         schema = self._schema
-        work = schema.weight * measured(value, MAX_WORK // schema.weight)
-        if work > MAX_WORK:
-            return [self._too_large]
+        work = schema.work.product(value)
         if work <= _MAX_WORK_UNFELT and self._is_short(value, _MAX_MATCHED_UNFELT):
             return self._errors(value, work)
         with cpu_slice():
+            if schema.work.is_too_much(value, work):
+                return [self._too_large]
             return self._errors(value, work)
 
     def _is_short(self, value: Any, most: int) -> bool:

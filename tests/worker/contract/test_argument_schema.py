@@ -292,8 +292,9 @@ def test_no_schema_makes_a_check_long(schema: dict[str, Any], arguments: dict[st
 
 def test_arguments_beyond_all_measure_are_refused() -> None:
     """A schema of some size and many values; of either alone there may be much."""
-    large = {"properties": {f"a{n}": {"type": "string"} for n in range(200)}}
+    large: dict[str, Any] = {"properties": {f"a{n}": {"type": "string"} for n in range(200)}}
     rows = {"rows": [[n] for n in range(20_000)]}
+    large["not"] = {"required": ["a"]}  # it looks at the whole value
 
     assert ["The arguments: too large to validate."] == errors(large, rows)
     assert [] == errors(large, {"rows": [1] * 1000})
