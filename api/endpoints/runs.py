@@ -117,7 +117,7 @@ def get_run(run_id: UUID) -> Response:
 
 
 @bp.patch("/v1/runs/<id:run_id>")
-@requires("data.runs.write")
+@requires("data.runs.write", also=["data.runs.read"])
 @described(body=ChangeRun, returns=Run)
 def change_run(run_id: UUID) -> Response:
     """Merge metadata into that of a run, in whatever state it is; responds with the run."""

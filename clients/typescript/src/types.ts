@@ -1180,7 +1180,7 @@ export interface paths {
          * Merge metadata into that of a run, in whatever state it is
          * @description Merge metadata into that of a run, in whatever state it is; responds with the run.
          *
-         *     Requires the permission `data.runs.write`.
+         *     Requires the permissions `data.runs.write` and `data.runs.read`.
          */
         patch: operations["runs.change_run"];
         trace?: never;

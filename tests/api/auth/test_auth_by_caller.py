@@ -80,7 +80,7 @@ POST /v1/threads/<id:thread_id>:retry                       data.runs.write *
 GET /v1/runs                                                data.runs.read *
 POST /v1/runs                                               data.runs.write data.threads.write *
 GET /v1/runs/<id:run_id>                                    data.runs.read *
-PATCH /v1/runs/<id:run_id>                                  data.runs.write
+PATCH /v1/runs/<id:run_id>                                  data.runs.write data.runs.read
 POST /v1/runs/<id:run_id>:cancel                            data.runs.write *
 POST /v1/runs/<id:run_id>/input                             data.runs.write *
 GET /v1/runs/<id:run_id>:explain                            data.runs.read *

@@ -12,7 +12,7 @@ from arkloop.shared import times
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
-from tests.clients import Register, User, details_of
+from tests.clients import Register, User, details_of, error_of
 from tests.stored_runs import StoredRuns, ago
 
 
@@ -158,3 +158,14 @@ def test_a_run_fits_the_duration_that_it_is_listed_with(
 def test_amounts_that_cannot_be_read_are_refused(alice: User, name: str, value: str) -> None:
     """422 that names the filter."""
     assert [name] == list(details_of(alice.get("/v1/runs", query_string={name: value})))
+
+
+def test_a_change_shows_the_run_to_those_who_may_read_it(alice: User, stored: StoredRuns) -> None:
+    """A key that writes alone is refused, as it gets no run by GET either, and changes nothing."""
+    path, body = f"/v1/runs/{stored.create()}", {"metadata": {"team": "red"}}
+    writer = alice.api_key("data.runs.write")
+    both = alice.api_key("data.runs.write", "data.runs.read")
+
+    assert (403, "auth.forbidden") == error_of(writer.patch(path, body))
+    assert {} == (alice.get(path).json or {})["metadata"]
+    assert body["metadata"] == (both.patch(path, body).json or {})["metadata"]
