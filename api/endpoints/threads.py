@@ -104,7 +104,7 @@ def get_thread(thread_id: UUID) -> Response:
 
 
 @bp.patch("/v1/threads/<id:thread_id>")
-@requires("data.threads.write", end_users=True)
+@requires("data.threads.write", also=["data.threads.read"], end_users=True)
 @described(body=ChangeThread, returns=Thread, raises=[NameTaken])
 def change_thread(thread_id: UUID) -> Response:
     """Change a thread; fields that are missing in the body keep their values."""

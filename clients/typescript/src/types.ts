@@ -924,7 +924,7 @@ export interface paths {
          * Change a thread
          * @description Change a thread; fields that are missing in the body keep their values.
          *
-         *     Requires the permission `data.threads.write`.
+         *     Requires the permissions `data.threads.write` and `data.threads.read`.
          *
          *     Client tokens may be used.
          */

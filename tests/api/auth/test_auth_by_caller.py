@@ -68,7 +68,7 @@ GET /v1/me/credits                                          data.runs.read
 GET /v1/threads                                             data.threads.read *
 POST /v1/threads                                            data.threads.write *
 GET /v1/threads/<id:thread_id>                              data.threads.read *
-PATCH /v1/threads/<id:thread_id>                            data.threads.write *
+PATCH /v1/threads/<id:thread_id>                            data.threads.write data.threads.read *
 DELETE /v1/threads/<id:thread_id>                           data.threads.write *
 GET /v1/threads/<id:thread_id>/messages                     data.threads.read *
 POST /v1/threads/<id:thread_id>/messages                    data.threads.write *

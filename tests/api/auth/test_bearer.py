@@ -226,7 +226,6 @@ def test_a_key_does_what_its_scopes_allow(alice: User) -> None:
         ("data.threads.read", "GET", f"/v1/threads/{AN_ID}"),
         ("data.threads.read", "GET", f"/v1/threads/{AN_ID}/messages"),
         ("data.threads.write", "POST", "/v1/threads"),
-        ("data.threads.write", "PATCH", f"/v1/threads/{AN_ID}"),
         ("data.threads.write", "DELETE", f"/v1/threads/{AN_ID}"),
         ("data.threads.write", "POST", f"/v1/threads/{AN_ID}/messages"),
     ],

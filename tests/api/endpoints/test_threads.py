@@ -300,6 +300,21 @@ def test_a_key_acts_as_its_user(alice: User, register: Register) -> None:
     assert 204 == key.delete(f"/v1/threads/{key.thread()}").status_code
 
 
+def test_a_change_shows_the_thread_to_those_who_may_read_it(alice: User) -> None:
+    """A key that writes alone is refused, and changes nothing; it gets a thread whose
+    `external_id` it sends, as the contract says.
+    """
+    path = f"/v1/threads/{(thread := alice.thread(title='Hers', external_id='x'))}"
+    writer = alice.api_key("data.threads.write")
+    both = alice.api_key("data.threads.write", "data.threads.read")
+
+    assert (403, "auth.forbidden") == error_of(writer.patch(path, {"title": "new"}))
+    assert "Hers" == (alice.get(path).json or {})["title"]
+    assert "new" == (both.patch(path, {"title": "new"}).json or {})["title"]
+    found = writer.post("/v1/threads", {"external_id": "x"})
+    assert (200, thread) == (found.status_code, (found.json or {})["id"])
+
+
 def _all_calls(user: User, thread: str) -> list[Any]:
     path = f"/v1/threads/{thread}"
     return [
