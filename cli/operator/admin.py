@@ -139,8 +139,8 @@ def stuck(
 def explain(database_url: str, run_id: UUID, as_json: bool, **settings: float) -> None:
     """Explain why a run of any organization is where it is, and what happens to it next.
 
-    It prints as `arkloop runs explain` does, also of a run of a deleted thread. It does not know of
-    an outage of the broker.
+    It prints as `arkloop runs explain` does, also of a run of a deleted thread, but no error's
+    message. It does not know of an outage of the broker.
     """
     with without_notifications(database_url, **settings) as connections:
         try:

@@ -65,9 +65,12 @@ class _Queue:
 
 
 def explain(
-    connections: Connections, actor: Actor, run_id: UUID, *, also_deleted: bool = False
+    connections: Connections, actor: Actor, run_id: UUID, *, to_operator: bool = False
 ) -> tuple[RowMapping, Explanation]:
-    """Return the run's row and why it is where it is; `also_deleted` is that of `queries.get`.
+    """Return the run's row and why it is where it is.
+
+    With `to_operator` its thread may be deleted, and an error is named by its code alone: an agent
+    of the org may have written the message, and operators read nothing of what runs are about.
 
     Raises:
         RunNotFound: it does not exist, or the actor must not know of it.
@@ -80,12 +83,12 @@ def explain(
         sweep=settings.sweep_seconds,
     )
     with connections.reading() as sql:
-        run = queries.get(sql, actor, run_id, also_deleted=also_deleted)
+        run = queries.get(sql, actor, run_id, also_deleted=to_operator)
     # Runs of other orgs are before it in the queue, and workers are those of all.
     with connections.of_all().reading() as sql:
         state = RunState(run["state"])
         if state.is_terminal:
-            return run, _ended(run)
+            return run, _ended(run, to_operator=to_operator)
         if run["cancel_requested_at"] is not None and state != RunState.EXECUTING:
             return run, _unheld_cancel(run)
         match state:
@@ -346,19 +349,20 @@ def _unheld_cancel(run: RowMapping) -> Explanation:
     )
 
 
-def _ended(run: RowMapping) -> Explanation:
-    reason, sentence, details = _how_it_ended(run)
+def _ended(run: RowMapping, *, to_operator: bool) -> Explanation:
+    reason, sentence, details = _how_it_ended(run, to_operator=to_operator)
     return Explanation(reason=reason, sentence=sentence, since=run["ended_at"], details=details)
 
 
-def _how_it_ended(run: RowMapping) -> tuple[Reason, str, dict[str, Any]]:
+def _how_it_ended(run: RowMapping, *, to_operator: bool) -> tuple[Reason, str, dict[str, Any]]:
     at = shown(run["ended_at"])
     if run["state"] == RunState.FAILED:
-        code, message = run["error_code"], run["error_message"]
+        code = run["error_code"]
+        what = f"{code}." if to_operator else f"{code}: {_as_sentence(run['error_message'])}"
         can_retry = run["error_retryable"]
         retry = "A retry of the thread may succeed." if can_retry else "A retry will not help."
         details = {"error_code": code, "retryable": can_retry, "attempt": run["attempt"]}
-        return Reason.ENDED_FAILED, f"Failed at {at} with {code}: {message} {retry}", details
+        return Reason.ENDED_FAILED, f"Failed at {at} with {what} {retry}", details
     if run["state"] == RunState.CANCELLED:
         if (by_run := run["superseded_by"]) is not None:
             sentence = f"Cancelled at {at} for run {by_run}."
@@ -383,3 +387,7 @@ def _how_it_ended(run: RowMapping) -> tuple[Reason, str, dict[str, Any]]:
         f"Completed at {at}, {seconds:.1f} s after its creation.",
         details,
     )
+
+
+def _as_sentence(message: str) -> str:
+    return message if message.endswith((".", "!", "?")) else f"{message}."

@@ -12,10 +12,10 @@ from arkloop.shared.times import rfc3339, rfc3339_or_none
 
 
 def explained(
-    connections: Connections, actor: Actor, run_id: UUID, *, also_deleted: bool = False
+    connections: Connections, actor: Actor, run_id: UUID, *, to_operator: bool = False
 ) -> dict[str, Any]:
     """Explain a run to the actor. Raises: RunNotFound, Unavailable: as `explanation.explain`."""
-    run, why = explanation.explain(connections, actor, run_id, also_deleted=also_deleted)
+    run, why = explanation.explain(connections, actor, run_id, to_operator=to_operator)
     is_cancelling = run["cancel_requested_at"] is not None
     following = {"action": why.action, "at": rfc3339_or_none(why.at)}
     return {
@@ -38,7 +38,7 @@ def explained_to_operator(connections: Connections, run_id: UUID) -> dict[str, A
     """
     with connections.reading() as sql:
         reader = operated_runs.reader_of(sql, run_id)
-    return explained(connections, reader, run_id, also_deleted=True)
+    return explained(connections, reader, run_id, to_operator=True)
 
 
 def _plain(value: Any) -> Any:

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from uuid import UUID
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, update
 
 from arkloop.shared.accounts import operators
+from arkloop.shared.events.types import RunError
 from arkloop.shared.ids import new_id
 from arkloop.shared.runs.states import RunState
 from arkloop.shared.storage.connections import Connections
 from arkloop.shared.storage.tables.accounts import orgs, refresh_tokens
+from arkloop.shared.storage.tables.threads import threads
 from tests.clients import Register, User, details_of, error_of
 from tests.stored_runs import StoredRuns, ago
 
@@ -131,6 +133,41 @@ def test_queues_workers_and_leases_are_those_of_all_orgs(
     assert not any("secret plan" in response.text for response in found.values())
     explained = operator.get(f"/v1/operator/runs/{queued}:explain")
     assert (str(queued), "queued") == (explained.json["run_id"], explained.json["phase"])
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_an_operator_reads_nothing_of_what_a_run_is_about(
+    operator: User, stored: StoredRuns, alice: User, is_deleted: bool
+) -> None:
+    """An error that an agent of the org has described is named by its code alone."""
+    marker, metadata = "plan 77", {"order": "plan 77"}
+    thread_id = alice.thread(title=marker, is_private=True, metadata=metadata, end_user_id=marker)
+    alice.say(thread_id, marker)
+    about = {"metadata": metadata, "end_user_id": marker}
+    failed = stored.held(stored.create(UUID(thread_id), **about))
+    error = RunError("agent.failed", f"Nothing is left of {marker}", False)
+    stored.finish(failed, RunState.FAILED, error=error)
+    held = stored.held(stored.create(UUID(thread_id), **about))
+    stuck = stored.create(UUID(alice.thread(title=marker)), queued_at=ago(seconds=3600), **about)
+    org_sees = (alice.get(f"/v1/runs/{failed.run_id}:explain").json or {})["sentence"]
+    if is_deleted:
+        gone = update(threads).where(threads.c.id == UUID(thread_id))
+        with stored.connections.transaction() as tx:
+            tx.sql.execute(gone.values(deleted_at=func.now()))
+
+    paths = [*READS, *(f"runs/{id_}:explain" for id_ in (failed.run_id, held.run_id, stuck))]
+    found = {path: operator.get(f"/v1/operator/{path}") for path in paths}
+    for action in ("requeue", "cancel"):
+        for id_ in (failed.run_id, held.run_id, stuck):
+            path = f"runs/{id_}:{action}"
+            found[path] = operator.post(f"/v1/operator/{path}")
+
+    assert {200} == {response.status_code for response in found.values()}
+    assert [] == [path for path, response in found.items() if marker in response.text]
+    explained = found[f"runs/{failed.run_id}:explain"].json or {}
+    assert "agent.failed" == explained["details"]["error_code"]
+    assert explained["sentence"].endswith(" with agent.failed. A retry will not help.")
+    assert f" with agent.failed: Nothing is left of {marker}. A retry will not help." in org_sees
 
 
 def test_a_stuck_run_is_queued_again_and_recorded_in_its_org(

@@ -326,7 +326,7 @@ def test_an_end_names_its_cause(stored: StoredRuns) -> None:
     assert ["ended.failed", "ended.cancelled", "ended.superseded", "ended.at_limit"] == [
         one.reason for one in found.values()
     ]
-    assert "worker.crashed: It crashed." in found[failed.run_id].sentence
+    assert "worker.crashed: It crashed. A retry will not help." in found[failed.run_id].sentence
     assert str(cancelled) == found[superseded].details["superseded_by"]
     assert f" for run {cancelled}." in found[superseded].sentence
     assert "limit of cost" in found[landed.run_id].sentence
