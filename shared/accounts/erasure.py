@@ -221,15 +221,15 @@ def _take_offers_back(
     here on.
     """
     with connections.reading() as sql:
-        offered = Conversations((), message_ids=offered_messages.messages_of(sql, **whose))
-        run_ids = offered_messages.runs_with(sql, **whose)
-        first = personal_data.first_places(sql, offered)
-    if not run_ids:
+        offered = offered_messages.by_run(sql, **whose)
+        message_ids = [id_ for of_run in offered.values() for id_ in of_run]
+        first = personal_data.first_places(sql, Conversations((), message_ids=message_ids))
+    if not offered:
         return None
     with connections.transaction() as tx:
         record = _recorded(tx, erased, kind="end_user", org_id=whose["org_id"])
     personal_data.forget_summaries(connections, first)
-    for run_id in run_ids:
+    for run_id in offered:
         with connections.transaction() as tx:
             taken = offered_messages.take_back(tx, run_id, **whose)
             found = Conversations((), message_ids=taken)

@@ -4,7 +4,7 @@ A message is delivered when the run's log has its `run.steered`: then it is part
 somebody has settled it, its row stays; the end of the run settles what its worker could not.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -101,15 +101,13 @@ def leave(tx: Transaction, run_id: UUID) -> None:
     )
 
 
-def runs_with(sql: Connection, org_id: UUID, end_user_id: str) -> Sequence[UUID]:
-    """Return the active runs to which messages of an end user are offered."""
-    active = select(offered_messages.c.active_run_id).where(_by(org_id, end_user_id)).distinct()
-    return sql.scalars(active).all()
-
-
-def messages_of(sql: Connection, org_id: UUID, end_user_id: str) -> Sequence[UUID]:
-    """Return the messages of an end user that are offered to active runs."""
-    return sql.scalars(select(offered_messages.c.message_id).where(_by(org_id, end_user_id))).all()
+def by_run(sql: Connection, org_id: UUID, end_user_id: str) -> Mapping[UUID, Sequence[UUID]]:
+    """Return the messages of an end user that are offered to active runs, by run."""
+    found: dict[UUID, list[UUID]] = {}
+    offer = select(offered_messages.c.active_run_id, offered_messages.c.message_id)
+    for run_id, message_id in sql.execute(offer.where(_by(org_id, end_user_id))):
+        found.setdefault(run_id, []).append(message_id)
+    return found
 
 
 def take_back(tx: Transaction, run_id: UUID, org_id: UUID, end_user_id: str) -> Sequence[UUID]:

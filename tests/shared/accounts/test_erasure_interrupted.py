@@ -2,19 +2,25 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from sqlalchemy import select, text, update
 
 from arkloop.shared.accounts import erasure
+from arkloop.shared.accounts.erasure import RunsGoOn
 from arkloop.shared.audit import audit_log
 from arkloop.shared.errors import Unavailable
+from arkloop.shared.runs import offered_messages
 from arkloop.shared.storage.connections import Connections, connect
 from arkloop.shared.storage.postgres import COMMAND_TIMEOUTS
 from arkloop.shared.storage.tables.accounts import erasures
 from arkloop.shared.storage.tables.threads import messages, threads
 from arkloop.shared.threads import thread_contexts
 from tests.end_users import ANN, BOB
+from tests.shared.accounts.test_erasure_shared_threads import erase
+from tests.shared.accounts.test_erasure_steered_runs import sum_up, summaries
 from tests.shared.accounts.test_erasure_summaries import POINT, ann_asks, of, words
 from tests.shared.runs.busy_thread import BusyThread
 from tests.stored_runs import StoredRuns
@@ -113,3 +119,27 @@ def records(stored: StoredRuns) -> list[tuple[int, int]]:
     query = select(erasures.c.threads, erasures.c.runs).where(of_org).order_by(erasures.c.id)
     with stored.connections.reading() as sql:
         return [(row.threads, row.runs) for row in sql.execute(query)]
+
+
+def test_a_remark_that_comes_while_offers_are_read_leaves_no_summary(
+    stored: StoredRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The erasure takes back only what it has read; the rest it finds as all other messages."""
+    thread = BusyThread(stored)
+    run_id = thread.say("Bob asks", end_user_id=BOB).run_id
+    claim = thread.claim(run_id)
+    position = stored.row(run_id)["position"]
+    read = offered_messages.by_run
+
+    def read_then_remark(*args: Any, **whose: Any) -> Any:
+        found = read(*args, **whose)
+        thread.say("Ann remarks", "steer", end_user_id=ANN)
+        sum_up(thread, claim, position, "Ann remarks.")
+        return found
+
+    with monkeypatch.context() as busy, suppress(RunsGoOn):
+        busy.setattr(offered_messages, "by_run", read_then_remark)
+        erase(thread)
+    erase(thread)
+
+    assert [] == summaries(thread)
