@@ -230,3 +230,22 @@ def test_what_members_of_the_top_let_pass_is_not_forbidden(
     check(given)
     assert is_kept == ("unevaluatedProperties" in sent)
     assert portable(sent) is sent
+
+
+def test_what_the_target_of_a_reference_says_of_other_members_stays() -> None:
+    """The top alone refers to it, and says the same as that."""
+    values = {"unevaluatedProperties": {"type": "string"}}
+
+    sent = portable({"type": "object", "$ref": "#/$defs/labels", "$defs": {"labels": values}})
+
+    assert values.items() <= sent.items()
+
+
+def test_a_reference_to_the_anchor_of_the_whole_leads_there() -> None:
+    """Trees of drafts 6 and 7 are written with such an `$id`."""
+    schema = {"$schema": DRAFT_7, "$id": "#node", **of({"$ref": "#node"})}
+
+    check(schema)
+    [note] = JsonSchema(schema).unchecked
+    assert "recursive" in note
+    assert portable(schema)["properties"]["p"]["$ref"].startswith("#")
