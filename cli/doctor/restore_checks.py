@@ -49,11 +49,20 @@ def of_objects(_settings: Settings, sql: Connection) -> Iterator[Finding]:
         )
         yield fail(
             "disabled triggers",
-            f"{', '.join(name for _, name in disabled)}: disabled, so that nothing calls them",
+            f"{', '.join(dict.fromkeys(name for _, name in disabled))}: disabled, so that nothing"
+            " calls them",
             f"As the owner: {enabled}",
         )
+    unchecked = schema_objects.unchecked(sql)
+    if unchecked:
+        enabled = "; ".join(f"ALTER TABLE {table} ENABLE TRIGGER ALL" for table in unchecked)
+        yield fail(
+            "disabled triggers",
+            f"{', '.join(unchecked)}: foreign keys of or to them are switched off",
+            f"As a superuser: {enabled}. That does not check the rows that were stored meanwhile.",
+        )
     lacking = schema_objects.lacking(sql)
-    if not lacking and not disabled:
+    if not lacking and not disabled and not unchecked:
         yield ok("schema objects", "all constraints, indexes and triggers are there")
     if not lacking:
         return

@@ -46,15 +46,29 @@ _LACKING = text(
     ) ORDER BY name
     """
 )
-# R: for replicas alone.
+# R: for replicas alone. Each partition has a copy of its own, which can be disabled alone.
 _DISABLED = text(
     """
-    SELECT of_table, name FROM unnest(CAST(:tables AS text[]), CAST(:names AS text[]))
-        AS t (of_table, name)
-    WHERE EXISTS (
-        SELECT FROM pg_trigger
-        WHERE tgrelid = to_regclass(of_table) AND tgname = name AND tgenabled IN ('D', 'R')
-    ) ORDER BY name
+    SELECT tgrelid::regclass::text, tgname
+    FROM unnest(CAST(:tables AS text[]), CAST(:names AS text[])) AS t (of_table, name)
+    JOIN pg_trigger ON tgname = name AND (
+        tgrelid = to_regclass(of_table)
+        OR tgrelid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass(of_table))
+    )
+    WHERE tgenabled IN ('D', 'R') ORDER BY 2, 1
+    """
+)
+# Postgres checks foreign keys by triggers of its own.
+_UNCHECKED = text(
+    """
+    WITH named AS (
+        SELECT to_regclass(name)::oid AS id FROM unnest(CAST(:tables AS text[])) AS name
+    )
+    SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger
+    WHERE tgisinternal AND tgconstraint <> 0 AND tgenabled IN ('D', 'R') AND tgrelid IN (
+        SELECT id FROM named
+        UNION ALL SELECT inhrelid FROM pg_inherits JOIN named ON inhparent = id
+    ) ORDER BY 1
     """
 )
 
@@ -74,8 +88,13 @@ def lacking(sql: Connection) -> list[str]:
 
 
 def disabled(sql: Connection) -> list[tuple[str, str]]:
-    """Return table and name of each trigger that is there, but disabled."""
+    """Return table or partition and name of each trigger that is there, but disabled."""
     return [(table, name) for table, name in sql.execute(_DISABLED, _values(_triggers()))]
+
+
+def unchecked(sql: Connection) -> list[str]:
+    """Return the tables and partitions of which a foreign key, of or to them, has no effect."""
+    return list(sql.scalars(_UNCHECKED, {"tables": list(metadata.tables)}))
 
 
 def _triggers() -> list[tuple[str, str]]:

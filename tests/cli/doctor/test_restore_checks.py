@@ -112,6 +112,42 @@ def test_what_was_disabled_is_enabled_by_the_advice(
     assert [] == lost(settings, service)
 
 
+def test_what_is_disabled_in_a_partition_alone_is_enabled_by_the_advice(
+    settings: Settings, new_database: Callable[[], str]
+) -> None:
+    """A load with `--disable-triggers` that was broken off leaves the partition's copy so."""
+    service = walls.put_up(new_database())
+    with walls.owner(service) as engine, engine.begin() as sql:
+        sql.execute(text("ALTER TABLE run_events_first DISABLE TRIGGER USER"))
+
+    with walls.owner(service) as engine, engine.begin() as sql:
+        [found] = restore_checks.of_objects(settings, sql)
+        sql.execute(text(found.advice.removeprefix("As the owner: ")))
+
+    assert found.text.startswith("events_have_their_deliveries: disabled")
+    assert [] == lost(settings, service)
+
+
+def test_foreign_keys_that_are_switched_off_are_switched_on_by_the_advice(
+    settings: Settings, new_database: Callable[[], str]
+) -> None:
+    """Postgres has triggers of its own for them, also in tables that have no other trigger."""
+    service = walls.put_up(new_database())
+    with walls.owner(service) as engine, engine.begin() as sql:
+        sql.execute(text("ALTER TABLE runs DISABLE TRIGGER ALL"))
+        sql.execute(text("ALTER TABLE memberships DISABLE TRIGGER ALL"))
+
+    with walls.owner(service) as engine, engine.begin() as sql:
+        [ours, keys] = restore_checks.of_objects(settings, sql)
+        for advice in (ours.advice, keys.advice):
+            statements = advice.partition(": ")[2].partition(". ")[0]
+            sql.execute(text(statements))
+
+    assert "runs_leave_their_events" in ours.text
+    assert keys.text.startswith("memberships, runs: ")
+    assert [] == lost(settings, service)
+
+
 def test_an_index_that_is_not_valid_is_named(
     settings: Settings, new_database: Callable[[], str]
 ) -> None:
