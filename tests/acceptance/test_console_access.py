@@ -230,6 +230,24 @@ def with_key(context: BrowserContext, user: Caller, *scopes: str) -> Page:
     return page
 
 
+def test_a_key_of_admin_alone_is_offered_no_page_that_refuses_it(
+    context: BrowserContext, owner: Caller
+) -> None:
+    """Its pages ask for nothing that the service would refuse, and enter in the audit log."""
+    refused: list[str] = []
+    context.on("response", lambda one: refused.append(one.url) if one.status == 403 else None)
+    page = with_key(context, owner, "admin")
+    links = page.get_by_role("navigation").locator("a:not(.brand)")
+    assert "Models" in links.all_inner_texts()
+    for link in links.all():
+        link.click()
+        page.reload(wait_until="networkidle")
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.get_by_role("alert")).to_have_count(0)
+
+    assert not refused
+
+
 def test_the_first_page_is_one_that_a_key_may_see(context: BrowserContext, user: Caller) -> None:
     """Signing in leads there, and so do the name of the console and an address without a page."""
     page = with_key(context, user, "data.runs.read")

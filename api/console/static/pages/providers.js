@@ -2,6 +2,7 @@
 import { get, patch, post, remove } from "../lib/api.js"
 import { count } from "../lib/format.js"
 import { html, useState } from "../lib/html.js"
+import { may } from "../lib/session.js"
 import { save } from "../settings/edits.js"
 import { AreaField, FormBox, SelectField, TextField, jsonOf, useForm } from "../settings/fields.js"
 import { ModelForm } from "../settings/models.js"
@@ -10,7 +11,9 @@ import { Badge, Button, Copy, Dialog, Empty, Foreign, Head, Loading, Problem, us
 
 export function Page() {
   const providers = useList("llm-providers", { limit: 200 })
-  const routes = useRead((signal) => get("routes", {}, signal), [])
+  // A key with `admin` alone administers the providers, and may not read the routes.
+  const mayRead = may("data.runs.read")
+  const routes = useRead(async (signal) => (mayRead ? get("routes", {}, signal) : []), [mayRead])
   const [open, setOpen] = useState(/** @type {any} */ (null))
   const update = async () => { routes.reload(); await providers.reload() }
   const close = () => setOpen(null)
