@@ -285,6 +285,20 @@ def test_a_key_that_writes_no_threads_is_offered_no_message(
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+def test_a_first_message_names_the_scope_that_it_requires(
+    context: BrowserContext, owner: Caller
+) -> None:
+    """An address leads to the form; its text would be refused once it is written."""
+    page = with_key(context, owner, "data.threads.read", "data.runs.read", "data.runs.write")
+    go(page, "/threads/new")
+
+    expect(page.locator("main")).to_contain_text("This key lacks the scope data.threads.write:")
+    expect(page.get_by_label("Message", exact=True)).to_have_count(0)
+    page.set_viewport_size({"width": 390, "height": 700})
+    page.get_by_role("link", name="Back").click()
+    expect(page.get_by_text("No threads yet")).to_be_visible()
+
+
 def test_a_thread_names_both_scopes_that_it_requires(context: BrowserContext, user: Caller) -> None:
     """Its conversation has the runs; the list of threads has not."""
     thread_id = user.thread("Hello")

@@ -8,14 +8,17 @@ import { order } from "../lib/order.js"
 import { href } from "../lib/router.js"
 import { may } from "../lib/session.js"
 import { useStore } from "../lib/store.js"
+import { Forbidden } from "../settings/parts.js"
 import { Icon } from "../ui/icons.js"
-import { Button, Empty, Foreign, Loading, Problem, Time, useAction, useInterval, useNextSession } from "../ui/parts.js"
+import { Button, Empty, Foreign, Head, Loading, Problem, Time, useAction, useInterval, useNextSession } from "../ui/parts.js"
+
+/** What the service requires of a first message, and of the conversation that it leads to. */
+const BEGIN = ["data.runs.read", "data.runs.write", "data.threads.write"]
 
 /** @param {{id?: string, params: URLSearchParams}} props */
 export function Page({ id, params }) {
   const list = useThreads(params.get("end_user_id") ?? "")
-  // What the service requires of a first message, and of the conversation that it leads to.
-  const mayBegin = ["data.runs.read", "data.runs.write", "data.threads.write"].every(may)
+  const mayBegin = BEGIN.every(may)
   return html`<div class=${classes("split", id && "has-detail")}>
     <section class="split-list" aria-label="Threads">
       <header class="list-head"><h1>Threads</h1>
@@ -28,7 +31,8 @@ export function Page({ id, params }) {
         <p>Its answer appears here as it is written, with its steps.</p>
         <a class="button primary" href=${href("/threads/new")}>Write a message</a></${Empty}>` : html`<${Empty} icon="thread" title="No thread selected">
         <p>Select a thread to see its conversation, live.</p></${Empty}>`)}
-      ${id === "new" && html`<${NewThread} onMade=${list.reload} />`}
+      ${id === "new" && (mayBegin ? html`<${NewThread} onMade=${list.reload} />` : html`<div class="new-thread">
+        <${Head} title="New thread" back=${href("/threads")} /><div class="page"><${Forbidden} also=${BEGIN} /></div></div>`)}
       ${id !== undefined && id !== "new" && html`<${Chat} key=${id} id=${id} onChange=${list.reload} onDelete=${() => list.onDelete(id)} />`}
     </section>
   </div>`
