@@ -107,6 +107,21 @@ def test_a_page_continues_once_somebody_has_signed_in_again(
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+def test_the_inbox_is_read_again_once_somebody_has_signed_in_again(
+    context: BrowserContext, user: Caller
+) -> None:
+    """It is not left to its timer, which would leave the error for up to 8 s."""
+    page = signed_in(context, user, "/keys")
+    end_session(context, page)
+    page.evaluate("window.setInterval = () => 0")
+    go(page, "/inbox")
+    expect(page.locator("main").get_by_role("alert")).to_contain_text("Your session has ended")
+    sign_in_again(page)
+
+    expect(page.get_by_text("Nothing waits for you")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
 def test_older_runs_are_read_again_once_somebody_has_signed_in_again(
     context: BrowserContext, user: Caller
 ) -> None:

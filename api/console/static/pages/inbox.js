@@ -6,7 +6,7 @@ import { html, useEffect, useRef, useState } from "../lib/html.js"
 import { order } from "../lib/order.js"
 import { href } from "../lib/router.js"
 import { may } from "../lib/session.js"
-import { Button, Empty, explained, Foreign, Head, Loading, Problem, Time, useAction, useInterval } from "../ui/parts.js"
+import { Button, Empty, explained, Foreign, Head, Loading, Problem, Time, useAction, useInterval, useNextSession } from "../ui/parts.js"
 import { countWaiting } from "../waiting.js"
 
 const SECONDS = 8
@@ -67,6 +67,7 @@ export function Page() {
   }
   useEffect(() => void reload(), [])
   useInterval(reload, SECONDS * 1000, [])
+  useNextSession(error, () => void reload())
   const onDone = (/** @type {string} */ runId) => {
     replies.current += 1
     setList((before) => ({ ...before, rows: before.rows?.filter((row) => row.run_id !== runId) ?? null }))
