@@ -200,14 +200,14 @@ def refusal(response: httpx2.Response) -> Refused:
     status = response.status_code
     try:
         body = response.json()
-        code, message, details = body["code"], body["message"], body["details"]
-    except (ValueError, TypeError, KeyError):
-        where = response.headers.get("Location")
-        what = f"and a redirect to {where}" if where else "without an error of this service"
-        if response.is_success:
-            what = "and content that is not this service's"
-        message = f"{response.request.url} responded with {status} {what}: check ARKLOOP_URL."
-        return Refused(status, "", message)
+    except ValueError:
+        body = None
+    # Gateways have errors with these fields, too, of other types: gRPC's code is a number.
+    match body:
+        case {"code": str(code), "message": str(message), "details": dict(details)}:
+            pass
+        case _:
+            return _foreign(response)
     if status == 401 and code != "org.suspended":
         message += " Check ARKLOOP_API_KEY."
     if details:
@@ -220,6 +220,16 @@ def refusal(response: httpx2.Response) -> Refused:
     if (seconds := response.headers.get("Retry-After", "")).isdecimal():  # a proxy's may be a date
         message += f" Try again in {seconds} s."
     return Refused(status, code, message, details)
+
+
+def _foreign(response: httpx2.Response) -> Refused:
+    """Build the error for a response of something else than the service."""
+    status, where = response.status_code, response.headers.get("Location")
+    what = f"and a redirect to {where}" if where else "without an error of this service"
+    if response.is_success:
+        what = "and content that is not this service's"
+    message = f"{response.request.url} responded with {status} {what}: check ARKLOOP_URL."
+    return Refused(status, "", message)
 
 
 def _successful(response: httpx2.Response, *, is_repetition: bool) -> httpx2.Response:

@@ -128,6 +128,27 @@ def test_a_success_that_is_not_the_services_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        b'{"code": 7, "message": "denied", "details": {}}',
+        b'{"code": ["denied"], "message": "denied", "details": {}}',
+        b'{"code": "denied", "message": null, "details": {}}',
+        b'{"code": "denied", "message": "denied", "details": [{"@type": "x"}]}',
+        b'["denied"]',
+    ],
+)
+def test_an_error_in_the_shape_of_another_is_not_the_services(body: bytes) -> None:
+    """Gateways have a code, a message and details of other types."""
+    with _playing((403, "application/json", body)) as client:
+        with pytest.raises(Refused) as refused:
+            client.get("/runs")
+
+        address = f"{client.server.url}/v1/runs"
+    what = "responded with 403 without an error of this service: check ARKLOOP_URL."
+    assert ("", f"{address} {what}") == (refused.value.code, refused.value.message)
+
+
+@pytest.mark.parametrize(
     ("path", "advice"),
     [("", ""), ("/v1", " ARKLOOP_URL is the address without /v1.")],
 )

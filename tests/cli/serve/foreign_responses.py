@@ -11,4 +11,5 @@ FOREIGN: list[tuple[int, dict[str, Any] | bytes]] = [
     (401, b"<html>Log in</html>"),
     (403, b"<html>Blocked</html>"),
     (404, b"default backend - 404"),
+    (404, {"code": 5, "message": "Not Found", "details": []}),
 ]
