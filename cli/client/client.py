@@ -33,12 +33,17 @@ MAX_PAGE = 200
 IN_PROGRESS = "idempotency.in_progress"
 #: Statuses of refusals that the service makes before it looks for an attempt before.
 _BEFORE_LOOKUP = frozenset({401, 403, 429})
+#: Errors before anything of a request is sent.
+_UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError)
 #: Codes of an address that the service does not have.
 _NO_ENDPOINT = frozenset({"http.not_found", "http.method_not_allowed"})
 
 
 class Unreachable(click.ClickException):
     """The server does not answer."""
+
+    #: True if there was no connection: else an attempt of the request may be carried out.
+    is_final = False
 
 
 class Refused(click.ClickException):
@@ -131,13 +136,16 @@ class Client:
                 while an attempt before is carried out, after some tries.
         """
         until = time.monotonic() + PATIENCE_SECONDS
-        is_repetition = False
+        is_repetition = False  # of an attempt that may have arrived
         while True:
             try:
                 response = self.http.request(method, path, **kwargs)
             except httpx2.HTTPError as error:
+                is_repetition |= not isinstance(error, _UNSENT)
                 if not self._answered or time.monotonic() > until:
-                    raise self.unreachable(error) from error
+                    unreachable = self.unreachable(error)
+                    unreachable.is_final = not is_repetition
+                    raise unreachable from error
             else:
                 is_away = self._answered and response.status_code in AWAY
                 is_crowded = is_upload and _is_crowded(response)
@@ -145,7 +153,7 @@ class Client:
                 if not is_passing or time.monotonic() > until:
                     self._answered = True
                     return _successful(response, is_repetition=is_repetition)
-            is_repetition = True
+                is_repetition = True
             time.sleep(PAUSE_SECONDS)
 
     def unreachable(self, error: Exception) -> Unreachable:

@@ -19,6 +19,10 @@ from arkloop.cli.client.run_options import fields_of, run_options
 from arkloop.cli.client.server_address import find_server
 
 
+class _Uncertain(click.ClickException):
+    """An error after which the run may have started."""
+
+
 @click.command()
 @click.argument("message")
 @click.option("--thread", type=click.UUID, help="Continue this thread; by default start a new one.")
@@ -95,7 +99,6 @@ def _uploaded(client: Client, paths: Sequence[Path]) -> Iterator[list[dict[str, 
         if not path.is_file():  # a pipe, for example: its size is not known before it is sent
             raise click.UsageError(f"{path} is not a regular file.")
     ids: list[str] = []
-    is_complete = False
     try:
         parts = []
         for path in paths:
@@ -103,14 +106,14 @@ def _uploaded(client: Client, paths: Sequence[Path]) -> Iterator[list[dict[str, 
             ids.append(file["id"])
             kind = "image" if file["media_type"].startswith("image/") else "file"
             parts.append({"type": kind, "file_id": file["id"]})
-        is_complete = True
         yield parts
-    except click.ClickException as error:
-        if is_complete and ids and not (isinstance(error, Refused) and error.is_final):
-            kept = "The run may have started, so its files are kept: see `arkloop runs list`."
-            raise click.ClickException(f"{error.message} {kept}") from error
-        if isinstance(error, Unreachable):
+    except _Uncertain as error:
+        if not ids:
             raise
+        raise click.ClickException(f"{error.message} Its files are kept.") from error
+    except Unreachable:
+        raise
+    except click.ClickException:
         for file_id in ids:
             with suppress(click.ClickException):
                 client.delete(f"/files/{file_id}")
@@ -140,13 +143,17 @@ def _start(
     """Start the run and return the response; of one that is refused nothing is left behind."""
     try:
         made = client.post("/runs", {"message": {"content": message}, **choice})
-    except Refused as refused:
-        if (active := refused.details.get("active_run_id")) is None:
+    except (Refused, Unreachable) as error:
+        if not error.is_final:
+            text = f"{error.message} The run may have started: see `arkloop runs list`."
+            raise _Uncertain(text) from error
+        if isinstance(error, Unreachable) or "active_run_id" not in error.details:
             raise
+        active = error.details["active_run_id"]
         advice = (
             f"The thread has an active run: see `arkloop runs show {active}`, "
             f"or end it with `arkloop runs cancel {active}`."
         )
-        raise Refused(refused.status, refused.code, advice) from None
+        raise Refused(error.status, error.code, advice) from None
     display.note(f"run {made['run_id']} in thread {made['thread_id']}")
     return made

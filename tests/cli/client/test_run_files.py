@@ -1,4 +1,4 @@
-"""Files that `arkloop run` has uploaded for a run that then is refused, or seems to be."""
+"""Runs of `arkloop run` that are refused, or seem to be, and the files uploaded for them."""
 
 import json
 import threading
@@ -11,8 +11,12 @@ from click.testing import CliRunner, Result
 
 from arkloop.cli.client import client
 from arkloop.cli.client.run import run
+from tests.closed_port import closed_port
 
 Response = tuple[int, bytes]
+MAY_HAVE_STARTED = "The run may have started: see `arkloop runs list`."
+#: A connection that is closed without a response.
+CUT: Response = (0, b"")
 
 
 def _error(status: int, code: str) -> Response:
@@ -48,6 +52,9 @@ class _Server:
                 self._respond(*played.to_deletions)
 
             def _respond(self, status: int, body: bytes) -> None:
+                if not status:
+                    self.close_connection = True
+                    return
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 if status != 204:
@@ -61,15 +68,22 @@ class _Server:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http.server_port}"
+
     def run_with_files(self, folder: Path) -> Result:
         """Call `arkloop run` with two files."""
         options = []
         for name in ("a.txt", "b.txt"):
             (folder / name).write_text("at noon")
             options += ["--file", str(folder / name)]
-        url = f"http://127.0.0.1:{self.http.server_port}"
-        environ = {"ARKLOOP_URL": url, "ARKLOOP_API_KEY": "key"}
-        return CliRunner().invoke(run, ["Look", *options], env=environ)
+        return _run(self.url, *options)
+
+
+def _run(url: str, *options: str) -> Result:
+    environ = {"ARKLOOP_URL": url, "ARKLOOP_API_KEY": "key"}
+    return CliRunner().invoke(run, ["Look", *options], env=environ)
 
 
 @pytest.fixture
@@ -82,17 +96,38 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
     played.http.server_close()
 
 
-@pytest.mark.parametrize(
-    "response",
-    [
-        (502, b""),
-        (504, b"<p>Gateway"),
-        (403, b"<p>Firewall"),
-        _error(503, "service.unavailable"),
-        _error(409, "idempotency.in_progress"),
-        _error(500, "internal.error"),
-    ],
-)
+UNCERTAIN = [
+    CUT,
+    (502, b""),
+    (504, b"<p>Gateway"),
+    (403, b"<p>Firewall"),
+    _error(503, "service.unavailable"),
+    _error(409, "idempotency.in_progress"),
+    _error(500, "internal.error"),
+]
+
+
+@pytest.mark.parametrize("response", UNCERTAIN)
+def test_a_run_without_files_may_have_started_as_well(server: _Server, response: Response) -> None:
+    """A user who repeats the command would have a second run."""
+    server.to_runs = response
+
+    done = _run(server.url)
+
+    assert 1 == done.exit_code
+    assert done.stderr.endswith(f" {MAY_HAVE_STARTED}\n")
+
+
+def test_a_run_that_no_server_has_got_did_not_start() -> None:
+    """Without a connection nothing was sent."""
+    done = _run(f"http://127.0.0.1:{closed_port()}")
+
+    assert 1 == done.exit_code
+    assert "is unreachable" in done.stderr
+    assert MAY_HAVE_STARTED not in done.stderr
+
+
+@pytest.mark.parametrize("response", UNCERTAIN)
 def test_files_of_a_run_that_may_have_started_are_kept(
     server: _Server, tmp_path: Path, response: Response
 ) -> None:
@@ -102,7 +137,7 @@ def test_files_of_a_run_that_may_have_started_are_kept(
     done = server.run_with_files(tmp_path)
 
     assert (1, 2, []) == (done.exit_code, server.uploads, server.deleted)
-    assert "The run may have started, so its files are kept" in done.stderr
+    assert done.stderr.endswith(f"{MAY_HAVE_STARTED} Its files are kept.\n")
 
 
 @pytest.mark.parametrize("first", [(504, b""), _error(409, "idempotency.in_progress")])
@@ -125,7 +160,7 @@ def test_files_are_kept_where_a_repetition_is_refused_unseen(
     done = server.run_with_files(tmp_path)
 
     assert (1, deleted) == (done.exit_code, server.deleted)
-    assert ("The run may have started" in done.stderr) is (deleted == [])
+    assert (MAY_HAVE_STARTED in done.stderr) is (deleted == [])
 
 
 def test_files_of_a_run_that_is_refused_are_deleted(server: _Server, tmp_path: Path) -> None:
