@@ -18,6 +18,7 @@ from arkloop.cli.client.event_stream import RunEvent, follow
 from arkloop.cli.client.keyboard import Keyboard, NoLine
 
 INTERRUPTED = 130
+CANCELLING = "Cancelling; press Ctrl-C again to exit without waiting."
 STATUS_OF_END = {"run.completed": 0, "run.failed": 1, "run.cancelled": INTERRUPTED}
 CONFLICT, INVALID = 409, 422
 #: A run that has not begun by then has somebody to wait for; the server knows whom.
@@ -237,7 +238,7 @@ class ForegroundRun:
             note = f"Run {self._run_id} continues; `arkloop runs cancel {self._run_id}` ends it."
             self._display.note(note, "yellow")
             return
-        self._display.note("Cancelling; press Ctrl-C again to exit without waiting.", "yellow")
+        self._display.note(CANCELLING, "yellow")
         try:
             self._client.post(f"/runs/{self._run_id}:cancel")
         except click.ClickException as error:

@@ -13,7 +13,13 @@ import click
 from arkloop.cli.client import standard_input
 from arkloop.cli.client.client import Client, Refused, Unreachable
 from arkloop.cli.client.display import Display, display_for
-from arkloop.cli.client.foreground_run import ForegroundRun, Interrupts, interrupts
+from arkloop.cli.client.foreground_run import (
+    CANCELLING,
+    INTERRUPTED,
+    ForegroundRun,
+    Interrupts,
+    interrupts,
+)
 from arkloop.cli.client.keyboard import Keyboard
 from arkloop.cli.client.run_options import fields_of, run_options
 from arkloop.cli.client.server_address import find_server
@@ -59,9 +65,10 @@ def run(
     silent for 10 seconds, the command exits with status 1 and the run keeps waiting: `arkloop runs
     input` answers it.
 
-    Ctrl-C cancels the run; a second Ctrl-C exits at once. If this process is killed, the run
-    continues: `arkloop runs events` follows it, `arkloop runs cancel` ends it. A run that was there
-    before and takes the message, as the thread's `on_busy` may say, is left alone by Ctrl-C.
+    Ctrl-C cancels the run, or while files are sent ends the command without one; a second Ctrl-C
+    exits at once. If this process is killed, the run continues: `arkloop runs events` follows it,
+    `arkloop runs cancel` ends it. A run that was there before and takes the message, as the
+    thread's `on_busy` may say, is left alone by Ctrl-C.
 
     Exit status: 0 completed, 1 failed or any error, 2 invalid usage, 130 cancelled.
     """
@@ -72,7 +79,10 @@ def run(
     client = Client(find_server())
     display = display_for(as_json=as_json)
     with interrupts() as interrupted:
-        with _uploaded(client, files) as parts:
+        interrupted.tell = lambda: display.note(CANCELLING, "yellow")
+        with _uploaded(client, files, interrupted) as parts:
+            _end_if(interrupted)
+            interrupted.tell = lambda: None  # the run that is made next prints it
             content = [{"type": "text", "text": message}, *parts] if parts else message
             thread_id = None if thread is None else str(thread)
             choice = {"thread_id": thread_id, "persona_id": persona, "route_id": route, **fields}
@@ -91,9 +101,11 @@ def _check(message: str) -> None:
 
 
 @contextmanager
-def _uploaded(client: Client, paths: Sequence[Path]) -> Iterator[list[dict[str, str]]]:
-    """Store the files and yield the parts of a message for them; an error deletes them where it
-    can, unless the service became unreachable, or a run that uses them may have started.
+def _uploaded(
+    client: Client, paths: Sequence[Path], interrupted: Interrupts
+) -> Iterator[list[dict[str, str]]]:
+    """Store the files and yield the parts of a message for them; an error or Ctrl-C deletes them
+    where it can, unless the service became unreachable, or a run that uses them may have started.
     """
     for path in paths:
         if not path.is_file():  # a pipe, for example: its size is not known before it is sent
@@ -102,6 +114,7 @@ def _uploaded(client: Client, paths: Sequence[Path]) -> Iterator[list[dict[str, 
     try:
         parts = []
         for path in paths:
+            _end_if(interrupted)
             file = client.upload(path)
             ids.append(file["id"])
             kind = "image" if file["media_type"].startswith("image/") else "file"
@@ -113,11 +126,17 @@ def _uploaded(client: Client, paths: Sequence[Path]) -> Iterator[list[dict[str, 
         raise click.ClickException(f"{error.message} Its files are kept.") from error
     except Unreachable:
         raise
-    except click.ClickException:
+    except (click.ClickException, click.exceptions.Exit):
         for file_id in ids:
             with suppress(click.ClickException):
                 client.delete(f"/files/{file_id}")
         raise
+
+
+def _end_if(interrupted: Interrupts) -> None:
+    """End the command after Ctrl-C, before there is a run."""
+    if interrupted.count:
+        raise click.exceptions.Exit(INTERRUPTED)
 
 
 def _followed(

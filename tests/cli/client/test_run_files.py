@@ -1,6 +1,8 @@
 """Runs of `arkloop run` that are refused, or seem to be, and the files uploaded for them."""
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,14 +27,16 @@ def _error(status: int, code: str) -> Response:
 
 class _Server:
     """A service that stores files, and has one response to all deletions, and one to all runs, or
-    another to the first.
+    another to the first; Ctrl-C is pressed during the upload with this number.
     """
 
     def __init__(self) -> None:
         self.to_runs: Response = (500, b"")
         self.to_first_run: Response | None = None
         self.to_deletions: Response = (204, b"")
+        self.interrupted_upload = 0
         self.uploads = 0
+        self.runs = 0
         self.deleted: list[str] = []
         played = self
 
@@ -41,9 +45,12 @@ class _Server:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 if self.path == "/v1/files":
                     played.uploads += 1
+                    if played.uploads == played.interrupted_upload:
+                        os.kill(os.getpid(), signal.SIGINT)
                     file = {"id": f"f{played.uploads}", "media_type": "text/plain"}
                     self._respond(201, json.dumps(file).encode())
                 else:
+                    played.runs += 1
                     first, played.to_first_run = played.to_first_run, None
                     self._respond(*(first or played.to_runs))
 
@@ -182,3 +189,18 @@ def test_files_that_cannot_be_deleted_hide_no_reason(server: _Server, tmp_path: 
 
     assert (1, ["f1", "f2"]) == (done.exit_code, server.deleted)
     assert "Error: It is routes.not_found. (404 routes.not_found)\n" == done.stderr
+
+
+@pytest.mark.parametrize("upload", [1, 2])
+def test_ctrl_c_during_an_upload_ends_the_command_without_a_run(
+    server: _Server, tmp_path: Path, upload: int
+) -> None:
+    """It says so at once; no other file is sent, and those before are deleted."""
+    server.interrupted_upload = upload
+
+    done = server.run_with_files(tmp_path)
+
+    deleted = ["f1", "f2"][:upload]
+    assert (130, upload, deleted) == (done.exit_code, server.uploads, server.deleted)
+    assert (0, "") == (server.runs, done.stdout)
+    assert "Cancelling; press Ctrl-C again to exit without waiting.\n" == done.stderr
