@@ -21,7 +21,6 @@ from arkloop.shared.storage.tables.threads import messages, threads
 from arkloop.shared.threads import thread_contexts
 from tests.clients import Register
 from tests.end_users import ANN, BOB
-from tests.query_plans import Plans, noted
 from tests.shared.accounts.test_erasure_shared_threads import erase, exported, kept
 from tests.shared.accounts.test_erasure_shared_threads import thread as thread  # a fixture
 from tests.shared.runs.busy_thread import LATER, BusyThread
@@ -375,12 +374,3 @@ def test_a_remark_in_an_own_thread_is_exported_once(thread: BusyThread) -> None:
     thread.say("Ann adds", "steer", end_user_id=ANN)
 
     assert ["Ann asks", "Ann remarks", "Ann adds"] == exported(thread)
-
-
-def test_remarks_are_found_by_an_index(thread: BusyThread) -> None:
-    """The messages of an org are not read to find those of one person."""
-    connections = thread.stored.connections
-    with noted(connections) as statements, connections.reading() as sql:
-        personal_data.of_end_user(sql, thread.stored.actor.org_id, ANN)
-
-    assert "ix_messages_org_id_end_user_id" in Plans(connections, statements[-1]).indexes()

@@ -308,19 +308,20 @@ def test_the_events_of_runs_that_erased_messages_have_steered(
 def test_the_runs_that_may_repeat_erased_messages(
     connections: Connections, written: History
 ) -> None:
-    """Only runs of the threads of these messages are read, those below them, and their events."""
+    """Only messages of one person, runs of their threads and below, and their events are read."""
     some = select(messages_table.c.id).order_by(messages_table.c.id).limit(10)
     with connections.reading() as sql:
         found = Conversations((), written.some_runs[:10], sql.scalars(some).all())
 
     _, later = sent(connections, lambda sql: personal_data.prompted_later(sql, found))
     places, below = sent(connections, lambda sql: personal_data.first_places(sql, found))
-
+    *_, said = sent(connections, lambda sql: personal_data.of_end_user(sql, new_id(), "ann"))
     of_runs = {"ix_runs_thread_id_position", "ix_runs_parent_run_id_created_at_id"}
     one = {"pk_runs", "pk_messages", "ix_runs_thread_id_position", "pk_run_events"}
     assert one == Plans(connections, places).indexes()
     assert of_runs <= Plans(connections, later).indexes()
     assert of_runs <= Plans(connections, below).indexes()
+    assert "ix_messages_org_id_end_user_id" in Plans(connections, said).indexes()
 
 
 def test_the_conversation_before_a_run(connections: Connections, written: History) -> None:
